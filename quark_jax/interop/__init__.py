@@ -1,0 +1,31 @@
+"""Weights to and from PyTorch and Hugging Face."""
+
+from quark_jax.interop.table import (
+    CHANNELS,
+    CONV,
+    CONV_TRANSPOSED,
+    DEPTHWISE,
+    FLAG,
+    LEADING,
+    LINEAR,
+    SAME,
+    Entry,
+    Kind,
+    load_torch,
+    to_torch,
+)
+
+__all__ = [
+    "CHANNELS",
+    "CONV",
+    "CONV_TRANSPOSED",
+    "DEPTHWISE",
+    "FLAG",
+    "LEADING",
+    "LINEAR",
+    "SAME",
+    "Entry",
+    "Kind",
+    "load_torch",
+    "to_torch",
+]

@@ -1,0 +1,120 @@
+"""Weights between PyTorch names and ours: one table a model, used in both directions.
+
+A table is a list of `Entry`, enumerated from the model's config. `load_torch` and `to_torch` walk
+it; every name that is missing, unknown or misshapen is collected and reported at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from quark_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one tensor is laid out on either side; both functions are exact inverses."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    dtype: np.dtype = np.dtype(np.float32)
+
+
+SAME = Kind(lambda a: a, lambda a: a)
+FLAG = Kind(lambda a: a, lambda a: a, np.dtype(bool))
+LINEAR = Kind(np.transpose, np.transpose)  # [out, in] <-> [in, out]
+CONV = Kind(  # [out, in / groups, k] <-> [k, in / groups, out]
+    lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)
+)
+CONV_TRANSPOSED = Kind(  # [in, out, k] <-> [k, in, out]
+    lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0)
+)
+DEPTHWISE = Kind(  # [width, 1, k] <-> [k, width]
+    lambda a: a[:, 0].T, lambda a: a.T[:, None]
+)
+CHANNELS = Kind(  # [channels, 1, 1] <-> [channels], gains of weight-normalised convolutions
+    lambda a: a[:, 0, 0], lambda a: a[:, None, None]
+)
+LEADING = Kind(lambda a: a[0], lambda a: a[None])  # a leading axis of one
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor: its PyTorch name, the dotted path of our variable, and its layout.
+
+    `index` picks a row of a variable that stacks several tensors along its first axis.
+    """
+
+    torch: str
+    path: str
+    kind: Kind = SAME
+    index: int | None = None
+
+
+def _variable(model: nnx.Module, path: str) -> nnx.Variable:
+    def step(node, name):
+        return getitem(node, int(name)) if name.isdigit() else getattr(node, name)
+
+    return reduce(step, path.split("."), model)
+
+
+def _torch_shape(variable: nnx.Variable, entry: Entry) -> tuple[int, ...]:
+    value = variable.get_value()
+    shape = value.shape if entry.index is None else value.shape[1:]
+    return entry.kind.to_torch(np.broadcast_to(np.empty((), bool), shape)).shape
+
+
+def load_torch(
+    model: nnx.Module,
+    table: Sequence[Entry],
+    state: Mapping[str, np.ndarray],
+    *,
+    source: str = "state",
+    ignore: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Fill `model` (real or made by `nnx.eval_shape`) with `state`: {PyTorch name: array}.
+
+    `ignore(name)` says which extra names may be there. Raises UserError that lists every missing,
+    unexpected and misshapen tensor; the model is untouched then.
+    """
+    names = {entry.torch for entry in table}
+    problems = [f"missing {entry.torch}" for entry in table if entry.torch not in state]
+    problems += [f"unexpected {name}" for name in state if name not in names and not ignore(name)]
+    for entry in table:
+        if entry.torch in state:
+            want = _torch_shape(_variable(model, entry.path), entry)
+            have = tuple(state[entry.torch].shape)
+            if want != have:
+                problems.append(f"{entry.torch} has shape {list(have)}, not {list(want)}")
+    if problems:
+        raise UserError(
+            f"{source}: does not fit the configuration, use the one it was trained with: "
+            + "; ".join(problems)
+        )
+    stacks: dict[str, dict[int, np.ndarray]] = {}
+    for entry in table:
+        array = entry.kind.to_ours(np.asarray(state[entry.torch], entry.kind.dtype))
+        if entry.index is None:
+            _variable(model, entry.path).set_value(jnp.asarray(array))
+        else:
+            stacks.setdefault(entry.path, {})[entry.index] = array
+    for path, rows in stacks.items():
+        stacked = np.stack([rows[i] for i in range(len(rows))])
+        _variable(model, path).set_value(jnp.asarray(stacked))
+
+
+def to_torch(model: nnx.Module, table: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """{PyTorch name: array} of `model`, in the order of `table`."""
+
+    def tensor(entry: Entry) -> np.ndarray:
+        value = _variable(model, entry.path).get_value()
+        row = np.asarray(jax.device_get(value if entry.index is None else value[entry.index]))
+        return np.ascontiguousarray(entry.kind.to_torch(row)).astype(entry.kind.dtype, copy=False)
+
+    return {entry.torch: tensor(entry) for entry in table}
