@@ -23,11 +23,11 @@ class Kind:
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
-    dtype: np.dtype = np.dtype(np.float32)
+    dtype: type = np.float32
 
 
 SAME = Kind(lambda a: a, lambda a: a)
-FLAG = Kind(lambda a: a, lambda a: a, np.dtype(bool))
+FLAG = Kind(lambda a: a, lambda a: a, np.bool_)
 LINEAR = Kind(np.transpose, np.transpose)  # [out, in] <-> [in, out]
 CONV = Kind(  # [out, in / groups, k] <-> [k, in / groups, out]
     lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)
@@ -35,12 +35,16 @@ CONV = Kind(  # [out, in / groups, k] <-> [k, in / groups, out]
 CONV_TRANSPOSED = Kind(  # [in, out, k] <-> [k, in, out]
     lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0)
 )
+POINTWISE = Kind(  # [out, in, 1] <-> [in, out]
+    lambda a: a[..., 0].T, lambda a: a.T[..., None]
+)
 DEPTHWISE = Kind(  # [width, 1, k] <-> [k, width]
     lambda a: a[:, 0].T, lambda a: a.T[:, None]
 )
 CHANNELS = Kind(  # [channels, 1, 1] <-> [channels], gains of weight-normalised convolutions
     lambda a: a[:, 0, 0], lambda a: a[:, None, None]
 )
+QUERY = Kind(lambda a: a[0, :, 0], lambda a: a[None, :, None])  # [1, width, 1] <-> [width]
 LEADING = Kind(lambda a: a[0], lambda a: a[None])  # a leading axis of one
 
 
@@ -115,6 +119,6 @@ def to_torch(model: nnx.Module, table: Sequence[Entry]) -> dict[str, np.ndarray]
     def tensor(entry: Entry) -> np.ndarray:
         value = _variable(model, entry.path).get_value()
         row = np.asarray(jax.device_get(value if entry.index is None else value[entry.index]))
-        return np.ascontiguousarray(entry.kind.to_torch(row)).astype(entry.kind.dtype, copy=False)
+        return np.array(entry.kind.to_torch(row), entry.kind.dtype, order="C")
 
     return {entry.torch: tensor(entry) for entry in table}

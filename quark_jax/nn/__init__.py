@@ -1,5 +1,6 @@
 """Layers shared by more than one model."""
 
+from quark_jax.nn.convnext import ConvNeXt, ConvNeXtBlock
 from quark_jax.nn.layers import (
     DepthwiseConv,
     conv,
@@ -9,5 +10,27 @@ from quark_jax.nn.layers import (
     linear,
     rms_norm,
 )
+from quark_jax.nn.masking import Mask, frame_mask, key_mask, masked
+from quark_jax.nn.recurrent import LSTM, GatedMLP, RecurrentTransformer
+from quark_jax.nn.rotary import rotate_half, rotate_pairs
 
-__all__ = ["DepthwiseConv", "conv", "embed", "group_norm", "layer_norm", "linear", "rms_norm"]
+__all__ = [
+    "LSTM",
+    "ConvNeXt",
+    "ConvNeXtBlock",
+    "DepthwiseConv",
+    "GatedMLP",
+    "Mask",
+    "RecurrentTransformer",
+    "conv",
+    "embed",
+    "frame_mask",
+    "group_norm",
+    "key_mask",
+    "layer_norm",
+    "linear",
+    "masked",
+    "rms_norm",
+    "rotate_half",
+    "rotate_pairs",
+]

@@ -1,0 +1,187 @@
+"""Residual vector quantiser with EMA codebooks (SoundStream 2107.03312, VQ-VAE-2 1906.00446)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from quark_jax.hcodec.config import QuantiserConfig
+from quark_jax.nn import Mask, masked
+
+DROPPED = -1  # the code of a layer that quantiser dropout left out
+
+
+class CodebookStatistic(nnx.Variable):
+    """State of the quantiser that training moves without a gradient."""
+
+
+class QuantiserState(NamedTuple):
+    """Codebooks and what their moving averages are made of; arrays stacked over layers."""
+
+    embed: jax.Array  # [codebooks, size, width]
+    sums: jax.Array  # [codebooks, size, width], averaged sums of the vectors of each code
+    counts: jax.Array  # [codebooks, size], averaged counts of each code
+    initialised: jax.Array  # [codebooks] bool
+
+
+class Quantised(NamedTuple):
+    """What the quantiser gives in training."""
+
+    output: jax.Array  # [batch, time, width], gradient through the rotation trick
+    codes: jax.Array  # [batch, codebooks, time]
+    commitment: jax.Array  # scalar, mean over layers
+    state: QuantiserState  # of the step after
+
+
+def nearest(x: jax.Array, embed: jax.Array) -> jax.Array:
+    """Index of the row of `embed` [size, width] nearest to each of `x` [..., width], the first of
+    equals. Distances are computed in float32."""
+    distance = jnp.sum(embed**2, axis=-1) - 2 * jnp.einsum(
+        "...d,kd->...k", x, embed, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.argmin(distance, axis=-1)
+
+
+def _safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    return x / jnp.maximum(y, 1e-6)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    # The gradient of a norm at zero is not finite; nothing flows there.
+    square = jnp.sum(x**2, axis=-1, keepdims=True)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def rotate_to(source: jax.Array, target: jax.Array) -> jax.Array:
+    """`target`, with the gradient of `source` rotated and scaled onto it (2410.06424, eq. 4)."""
+    target = jax.lax.stop_gradient(target)
+    held = jax.lax.stop_gradient(source)
+    source_norm, target_norm = _norm(held), _norm(target)
+    u, q = _safe_divide(held, source_norm), _safe_divide(target, target_norm)
+    w = u + q
+    w = w / jnp.maximum(_norm(w), 1e-12)
+
+    def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.sum(a * b, axis=-1, keepdims=True)
+
+    rotated = source - 2 * dot(source, w) * w + 2 * dot(source, u) * q
+    return rotated * _safe_divide(target_norm, source_norm)
+
+
+def kmeans(
+    x: jax.Array, valid: jax.Array, clusters: int, iterations: int, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Means [clusters, width] and counts [clusters] of the `valid` [n] rows of `x` [n, width],
+    begun at rows drawn at random; a cluster left empty keeps its mean."""
+    # Drawn without replacement while rows last, then again from the beginning.
+    priority = jnp.where(valid, jax.random.uniform(key, valid.shape), -1.0)
+    order = jnp.argsort(-priority)
+    means = x[order[jnp.arange(clusters) % jnp.maximum(jnp.sum(valid), 1)]]
+
+    def step(_, carry):
+        means, _ = carry
+        onehot = jax.nn.one_hot(nearest(x, means), clusters) * valid[:, None]
+        counts = jnp.sum(onehot, axis=0)
+        new = onehot.T @ x / jnp.maximum(counts, 1.0)[:, None]
+        return jnp.where(counts[:, None] == 0, means, new), counts
+
+    return jax.lax.fori_loop(0, iterations, step, (means, jnp.zeros(clusters)))
+
+
+class ResidualQuantiser(nnx.Module):
+    """Layer i quantises what the layers before it left over; the output is the sum."""
+
+    def __init__(self, config: QuantiserConfig, *, rngs: nnx.Rngs):
+        shape = (config.codebooks, config.codebook_size, config.width)
+        embed = jax.nn.initializers.he_uniform()(rngs.params(), shape, jnp.float32)
+        self.embed = CodebookStatistic(embed, axes=("layers", "codebook", None))
+        self.sums = CodebookStatistic(embed, axes=("layers", "codebook", None))
+        self.counts = CodebookStatistic(jnp.ones(shape[:2]), axes=("layers", "codebook"))
+        self.initialised = CodebookStatistic(jnp.zeros(shape[:1], bool))
+        self.config = config
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """[batch, time, width] -> codes [batch, codebooks, time]."""
+        residual, codes = x.astype(jnp.float32), []
+        for embed in self.embed[...]:
+            index = nearest(residual, embed)
+            residual = residual - embed[index]
+            codes.append(index)
+        return jnp.stack(codes, axis=1).astype(jnp.int32)
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Codes [batch, codebooks, time] -> [batch, time, width]; a dropped layer adds nothing."""
+        rows = jax.vmap(lambda embed, index: embed[index], (0, 1), 1)(self.embed[...], codes)
+        return jnp.sum(jnp.where((codes != DROPPED)[..., None], rows, 0), axis=1)
+
+    @property
+    def state(self) -> QuantiserState:
+        return QuantiserState(
+            self.embed[...], self.sums[...], self.counts[...], self.initialised[...]
+        )
+
+    def set_state(self, state: QuantiserState) -> None:
+        for name, value in state._asdict().items():
+            getattr(self, name).set_value(value)
+
+    def train(self, x: jax.Array, key: jax.Array, mask: Mask = None) -> Quantised:
+        """Quantise [batch, time, width] and give the codebooks' next state.
+
+        Codebooks are begun by k-means on the first batch. All statistics are sums over the whole
+        batch: on a mesh, over the global one. Masked frames count nowhere.
+        """
+        config = self.config
+        x = x.astype(jnp.float32)
+        valid = jnp.ones(x.shape[:2], bool) if mask is None else mask[..., 0]
+        keep_key, *layer_keys = jax.random.split(key, config.codebooks + 1)
+        kept = config.codebooks
+        if config.dropout:
+            kept = jax.random.randint(keep_key, (), 1, config.codebooks + 1)
+
+        residual, output = x, jnp.zeros_like(x)
+        codes, losses, states = [], [], []
+        for i, layer_key in enumerate(layer_keys):
+            before = QuantiserState(*(value[i] for value in self.state))
+            before = self._begin(before, jax.lax.stop_gradient(residual), valid, layer_key)
+            index = nearest(jax.lax.stop_gradient(residual), before.embed)
+            row = before.embed[index]
+            on = i < kept
+            count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
+            loss = jnp.sum(masked((row - residual) ** 2, valid[..., None])) / count
+            output = output + jnp.where(on, rotate_to(residual, row), 0)
+            after = self._move(before, jax.lax.stop_gradient(residual), index, valid)
+            states.append(jax.tree.map(lambda a, b, on=on: jnp.where(on, a, b), after, before))
+            losses.append(jnp.where(on, loss, 0))
+            codes.append(jnp.where(on & valid, index, DROPPED))
+            residual = residual - jnp.where(on, row, 0)
+        return Quantised(
+            output=output,
+            codes=jnp.stack(codes, axis=1),
+            commitment=jnp.mean(jnp.stack(losses)),
+            state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+        )
+
+    def _begin(self, state: QuantiserState, x, valid, key) -> QuantiserState:
+        def begin(_):
+            means, counts = kmeans(
+                x.reshape(-1, x.shape[-1]),
+                valid.reshape(-1),
+                self.config.codebook_size,
+                self.config.kmeans_iterations,
+                key,
+            )
+            return QuantiserState(means, means * counts[:, None], counts, jnp.array(True))
+
+        return jax.lax.cond(state.initialised, lambda s: s, begin, state)
+
+    def _move(self, state: QuantiserState, x, index, valid) -> QuantiserState:
+        size, decay, epsilon = self.config.codebook_size, self.config.decay, self.config.epsilon
+        onehot = jax.nn.one_hot(index, size) * valid[..., None]
+        counts = decay * state.counts + (1 - decay) * jnp.sum(onehot, axis=(0, 1))
+        sums = decay * state.sums + (1 - decay) * jnp.einsum(
+            "btk,btd->kd", onehot, x, precision=jax.lax.Precision.HIGHEST
+        )
+        total = jnp.sum(counts)
+        smoothed = (counts + epsilon) / (total + size * epsilon) * total
+        return QuantiserState(sums / smoothed[:, None], sums, counts, state.initialised)

@@ -1,0 +1,127 @@
+"""Configurations in the form the published H-Codec checkpoints come with."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from quark_jax.errors import UserError
+from quark_jax.hcodec.config import (
+    DecoderConfig,
+    HCodecConfig,
+    QuantiserConfig,
+    SeanetConfig,
+    SemanticConfig,
+    SpectralConfig,
+)
+
+
+def config_from_published(version: str, published: Mapping[str, Any]) -> HCodecConfig:
+    """The `HCodecConfig` of a published configuration (its YAML as a dict).
+
+    `version` is "1.0", "1.5" or "2.0". What the published file leaves out is as in the preset.
+    Raises UserError that names a missing field.
+    """
+    try:
+        if version == "2.0":
+            return _spectral(published)
+        if version in ("1.0", "1.5"):
+            return _seanet(version, published)
+    except KeyError as error:
+        raise UserError(
+            f"configuration of H-Codec {version}: field {error} is missing; "
+            "pass the file that came with the checkpoint"
+        ) from error
+    raise UserError(f"version {version!r}: unknown, choose 1.0, 1.5 or 2.0")
+
+
+def _quantiser(fields: Mapping[str, Any]) -> QuantiserConfig:
+    return QuantiserConfig(
+        codebooks=fields["num_quantizers"],
+        codebook_size=fields["codebook_size"],
+        width=fields["dim"],
+        decay=fields["decay"],
+        kmeans_iterations=fields["kmeans_iters"],
+        dropout=fields["quantize_dropout"],
+    )
+
+
+def _semantic(fields: Mapping[str, Any]) -> SemanticConfig:
+    return SemanticConfig(
+        channels=fields["input_channels"],
+        width=fields["encode_channels"],
+        strides=tuple(fields["strides"]),
+    )
+
+
+def _spectral(published: Mapping[str, Any]) -> HCodecConfig:
+    encoder, decoder = published["encoder_config"], published["decoder_config"]
+    preset = HCodecConfig.preset("2.0")
+    rate = encoder["target_frame_rate"]
+    return replace(
+        preset,
+        name="2.0" if rate == 12.5 else f"2.0-{rate:g}hz",
+        sample_rate=published["sampling_rate"],
+        frame_rate=rate,
+        encoder=SpectralConfig(
+            n_fft=encoder["n_fft"],
+            hop=encoder["hop_length"],
+            width=encoder["dim"],
+            inner=encoder["intermediate_dim"],
+            blocks=encoder["convnext_layers"],
+            layers=encoder["transformer_layers"],
+            heads=encoder["dim"] // 64,
+        ),
+        semantic=_semantic(published["semantic_encoder_config"]),
+        quantiser=_quantiser(published["quantizer_config"]),
+        decoder=DecoderConfig(
+            width=decoder["dim"],
+            inner=decoder["intermediate_dim"],
+            blocks=decoder["convnext_layers"],
+            layers=decoder["transformer_layers"],
+            heads=decoder["dim"] // 64,
+            mlp=min(4 * decoder["dim"], 4096),
+            n_fft=decoder["n_fft"],
+            hop=decoder["hop_length"],
+            upsample=int(published["sampling_rate"] / rate / decoder["hop_length"]),
+            repeat=True,
+        ),
+    )
+
+
+def _seanet(version: str, published: Mapping[str, Any]) -> HCodecConfig:
+    preset = HCodecConfig.preset(version)
+    encoder = published["encoder_config"]["encoder"]
+    decoder = published["decoder_config"]["decoder"]
+    # 1.5 lists the strides from the decoder's side.
+    strides = tuple(encoder["ratios"])[:: -1 if version == "1.5" else 1]
+    dynamic = preset.dynamic
+    if dynamic is not None:
+        adaptive = published["adaptive_config"]
+        aggregator = adaptive["aggregators"]["acoustic_aggregator"]
+        bottleneck = adaptive["transformer_kwargs"]
+        dynamic = replace(
+            dynamic,
+            threshold=adaptive["manual_threshold"],
+            lower=adaptive["similarity_threshold_lower"],
+            upper=adaptive["similarity_threshold_upper"],
+            longest=adaptive["max_tokens_per_group"],
+            heads=aggregator["num_heads"],
+            aggregator_layers=aggregator["num_layers"],
+            aggregator_inner=aggregator["dim_feedforward"],
+            bottleneck_layers=bottleneck["num_layers"],
+            bottleneck_inner=bottleneck["dim_feedforward"],
+        )
+    return replace(
+        preset,
+        encoder=SeanetConfig(filters=encoder["n_filters"], strides=strides),
+        semantic=_semantic(published["encoder_config"]["semantic_encoder"]),
+        quantiser=_quantiser(published["quantizer_config"]["quantizer"]),
+        decoder=replace(
+            preset.decoder,
+            width=decoder["dim"],
+            inner=decoder["intermediate_dim"],
+            blocks=decoder["convnext_layers"],
+            mlp=4 * decoder["dim"],
+        ),
+        dynamic=dynamic,
+    )
