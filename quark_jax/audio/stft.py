@@ -38,11 +38,12 @@ def stft(wave: jax.Array, n_fft: int, hop: int) -> jax.Array:
     return jax.lax.complex(jnp.where(real == 0, zero, real), jnp.where(silent, zero, imaginary))
 
 
-def istft(spectrum: jax.Array, n_fft: int, hop: int) -> jax.Array:
+def istft(spectrum: jax.Array, n_fft: int, hop: int, lengths: jax.Array | None = None) -> jax.Array:
     """Wave float32 [..., frames * hop] of a spectrum [..., frames, n_fft // 2 + 1].
 
     Windows by a periodic Hann, overlaps, adds, and divides by the overlap-added squared window.
-    Imaginary parts of the first and the last bin have no effect.
+    Imaginary parts of the first and the last bin have no effect. `lengths` [...] counts the frames
+    of each item: it gets the wave that it gets alone, and zeros after it.
 
     Raises:
         UserError: if hop does not divide n_fft as it has to, or the bins do not fit n_fft.
@@ -56,18 +57,26 @@ def istft(spectrum: jax.Array, n_fft: int, hop: int) -> jax.Array:
     imaginary = jnp.where(_is_edge_bin(n_fft), jnp.zeros((), jnp.float32), spectrum.imag)
     framed = jnp.fft.irfft(jax.lax.complex(spectrum.real, imaginary), n_fft) * window
     pieces = framed.reshape(*framed.shape[:-1], overlap, hop)
+    if lengths is not None:
+        held = np.arange(frames) < lengths[..., None]
+        pieces = jnp.where(held[..., None, None], pieces, 0)
     # Row j of the sum holds piece k of frame j - k, wherever there is such a frame.
     row = np.arange(frames + overlap - 1)
     wave, envelope = 0.0, 0.0
     for k in range(overlap):
         shift = [(0, 0)] * (framed.ndim - 2) + [(k, overlap - 1 - k), (0, 0)]
         wave += jnp.pad(pieces[..., k, :], shift)
-        present = ((row >= k) & (row < k + frames)).astype(np.float32)
-        envelope += present[:, None] * window[k * hop : (k + 1) * hop] ** 2
+        last = k + (frames if lengths is None else lengths[..., None])
+        present = ((row >= k) & (row < last)).astype(np.float32)
+        envelope += present[..., None] * window[k * hop : (k + 1) * hop] ** 2
     trim = (n_fft - hop) // 2
     kept = slice(trim, trim + frames * hop)
     wave = wave.reshape(*framed.shape[:-2], -1)[..., kept]
-    return wave / envelope.reshape(-1)[kept]
+    envelope = envelope.reshape(*envelope.shape[:-2], -1)[..., kept]
+    if lengths is None:
+        return wave / envelope
+    inside = np.arange(frames * hop) < lengths[..., None] * hop
+    return jnp.where(inside, wave / jnp.where(inside, envelope, 1), 0)
 
 
 def _overlap(n_fft: int, hop: int) -> int:

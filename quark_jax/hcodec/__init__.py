@@ -1,7 +1,9 @@
 """H-Codec, a dual-stream neural audio codec."""
 
+from quark_jax.hcodec.codefile import CodeFile, read_codes, write_codes
 from quark_jax.hcodec.codes import Codes
 from quark_jax.hcodec.config import HCodecConfig
 from quark_jax.hcodec.model import HCodec
+from quark_jax.hcodec.tokeniser import Tokeniser
 
-__all__ = ["Codes", "HCodec", "HCodecConfig"]
+__all__ = ["CodeFile", "Codes", "HCodec", "HCodecConfig", "Tokeniser", "read_codes", "write_codes"]

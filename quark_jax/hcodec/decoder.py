@@ -72,12 +72,12 @@ class ISTFTHead(nnx.Module):
         self.out = linear(width, n_fft + 2, axes=("embed", None), dtype=dtype, rngs=rngs)
         self.n_fft, self.hop = n_fft, hop
 
-    def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
+    def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """[batch, frames, width] -> wave [batch, frames * hop], float32."""
         magnitude, phase = jnp.split(self.out(x).astype(jnp.float32), 2, axis=-1)
-        magnitude = masked(jnp.minimum(jnp.exp(magnitude), 100.0), mask)
+        magnitude = jnp.minimum(jnp.exp(magnitude), 100.0)
         spectrum = jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
-        return istft(spectrum, self.n_fft, self.hop)
+        return istft(spectrum, self.n_fft, self.hop, lengths)
 
 
 class Decoder(nnx.Module):
@@ -126,4 +126,4 @@ class Decoder(nnx.Module):
         full = None if upsampled is None else jnp.broadcast_to(upsampled, x.shape)
         x = self.norm(self.group_norm(x, mask=full))
         x = self.final_norm(self.blocks(x, upsampled))
-        return self.head(x, upsampled)
+        return self.head(x, None if frames is None else frames * self.factor)

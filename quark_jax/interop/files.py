@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from quark_jax.errors import UserError
+from quark_jax.files import replacing
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -61,18 +62,14 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Write {name: array} as .safetensors or .pt, beside `path` first and then in its place."""
     path = epath.Path(path)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as beside:
         if path.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
-            save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, beside)
+            save_file({k: np.array(v, order="C") for k, v in state.items()}, beside)
         elif path.suffix in (".pt", ".pth"):
             import torch
 
             torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, beside)
         else:
             raise UserError(f"{path}: not a checkpoint name; end it in .safetensors or .pt")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -19,7 +19,6 @@ from quark_jax.interop.table import (
     LINEAR,
     POINTWISE,
     QUERY,
-    SAME,
     Entry,
     Kind,
     load_torch,

@@ -1,0 +1,205 @@
+"""The codec as people use it: recordings at any rate and of any length to codes, and back."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from os import PathLike
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from quark_jax import audio
+from quark_jax.config import from_dict, to_dict
+from quark_jax.encoders.features import SSLFeatures
+from quark_jax.errors import UserError
+from quark_jax.files import replacing
+from quark_jax.hcodec.codefile import CodeFile
+from quark_jax.hcodec.codes import Codes
+from quark_jax.hcodec.config import HCodecConfig
+from quark_jax.hcodec.model import HCodec
+
+_WINDOW = 32.0  # seconds that are encoded or decoded at once
+_CONTEXT = 2.0  # seconds at either end of a window that only serve its middle
+
+
+class Tokeniser:
+    """A codec with the encoder of its SSL features.
+
+    Up to 32 s are coded as a whole. Longer recordings go through windows of 32 s of which 2 s at
+    either border are context: memory stays bounded, and results near the middle of a window differ
+    from those of the whole by what full attention sees beyond it.
+    """
+
+    def __init__(self, codec: HCodec, features: SSLFeatures):
+        self.codec, self.features = codec, features
+
+    @property
+    def config(self) -> HCodecConfig:
+        return self.codec.config
+
+    @classmethod
+    def load(cls, folder: str | PathLike) -> "Tokeniser":
+        """The codec that `save` wrote to `folder`. Raises UserError where something is missing,
+        damaged or does not fit."""
+        folder = epath.Path(folder)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"{folder}: no codec here; give a folder that training wrote")
+        try:
+            fields = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); copy it again") from error
+        config = from_dict(HCodecConfig, fields, str(path))
+        codec = HCodec.from_torch(folder / "model.safetensors", config)
+        return cls(codec, SSLFeatures(config.features))
+
+    def save(self, folder: str | PathLike) -> None:
+        """Write config.json and model.safetensors (PyTorch names) into `folder`."""
+        from quark_jax.interop.files import write_state
+
+        folder = epath.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_state(folder / "model.safetensors", self.codec.to_torch())
+        with replacing(folder / "config.json") as beside:
+            beside.write_text(json.dumps(to_dict(self.config), indent=1))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Sixteen hexadecimal digits that tell one set of weights from another."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.codec.to_torch().items()):
+            digest.update(name.encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(
+        self,
+        recording: str | PathLike | np.ndarray,
+        rate: int | None = None,
+        *,
+        mono: str = "mean",
+        threshold: float | None = None,
+    ) -> CodeFile:
+        """Codes of an audio file, or of an array [samples] at `rate` Hz.
+
+        `threshold`: similarity at or below which a segment begins (dynamic frame rate only).
+        Raises UserError where the audio cannot be used.
+        """
+        if isinstance(recording, str | PathLike):
+            name = str(recording)
+            wave, rate = audio.read(recording, mono=mono)
+        else:
+            name, wave = "audio", np.asarray(recording, np.float32)
+            if rate is None:
+                raise UserError("audio: an array needs its rate in Hz; pass rate=")
+            if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
+                raise UserError(f"{name}: pass one channel [samples] of finite numbers")
+        resampled = audio.resample(wave, rate, self.config.sample_rate)
+        return CodeFile(
+            codes=self._encode(resampled, threshold),
+            codec=self.config.name,
+            weights=self.weights_hash,
+            codebook_size=self.config.quantiser.codebook_size,
+            longest=self.config.dynamic.longest if self.config.dynamic else 1,
+            frame_rate=self.config.frame_rate,
+            sample_rate=self.config.sample_rate,
+            source_rate=rate,
+            source_samples=len(wave),
+        )
+
+    def decode(self, file: CodeFile, rate: int | None = None) -> tuple[np.ndarray, int]:
+        """Wave [samples] and its rate in Hz: that of the recording, or `rate`.
+
+        At the recording's rate it has exactly the recording's length. Raises UserError where the
+        codes are not of this codec.
+        """
+        mine = (self.config.name, self.weights_hash)
+        if (file.codec, file.weights) != mine:
+            raise UserError(
+                f"codes of codec {file.codec} with weights {file.weights} do not fit codec "
+                f"{mine[0]} with weights {mine[1]}; decode them with the model that made them"
+            )
+        rate = rate or file.source_rate
+        wave = audio.resample(self._decode(file.codes), self.config.sample_rate, rate)
+        samples = round(file.source_samples * rate / file.source_rate)
+        return np.pad(wave, (0, max(0, samples - len(wave))))[:samples], rate
+
+    def _encode(self, wave: np.ndarray, threshold: float | None) -> Codes:
+        hop, dynamic = self.config.hop, self.config.dynamic is not None
+        frames = -(-len(wave) // hop)
+        wave = np.pad(wave, (0, frames * hop - len(wave)))
+        parts = []
+        # Segments of windows that overlap would not meet at a frame: dynamic rates have no context.
+        for start, stop, first, last in self._windows(frames, 0 if dynamic else _CONTEXT):
+            padded = np.zeros((1, self._bucket(stop - start) * hop), np.float32)
+            padded[0, : (stop - start) * hop] = wave[start * hop : stop * hop]
+            codes = _encode_window(
+                self.codec, self.features, padded, jnp.array([stop - start]), threshold
+            )
+            if dynamic:
+                first, last = 0, int(jnp.sum(codes.lengths > 0))
+            parts.append(jax.tree.map(lambda a, i=first, j=last: np.asarray(a)[..., i:j], codes))
+        return jax.tree.map(lambda *a: np.concatenate(a, axis=-1), *parts)
+
+    def _decode(self, codes: Codes) -> np.ndarray:
+        streams = [np.asarray(codes.acoustic[0]), np.asarray(codes.semantic[0])]
+        if codes.lengths is not None:  # a frame of a segment is the segment's
+            streams = [np.repeat(s, np.asarray(codes.lengths[0]), axis=-1) for s in streams]
+        hop, parts = self.config.hop, []
+        for start, stop, first, last in self._windows(streams[0].shape[-1], _CONTEXT):
+            size = self._bucket(stop - start)
+            padded = [np.zeros((1, s.shape[0], size), np.int32) for s in streams]
+            for target, source in zip(padded, streams, strict=True):
+                target[0, :, : stop - start] = source[:, start:stop]
+            wave = _decode_window(self.codec, *padded, jnp.array([stop - start]))
+            parts.append(np.asarray(wave[0, first * hop : last * hop]))
+        return np.concatenate(parts)
+
+    def _windows(self, frames: int, context: float) -> Iterator[tuple[int, int, int, int]]:
+        """Frames (start, stop) of each window, and which of them (first, last) are kept."""
+        size = int(_WINDOW * self.config.frame_rate)
+        margin = int(context * self.config.frame_rate)
+        if frames <= size:
+            yield 0, frames, 0, frames
+            return
+        for begin in range(0, frames, size - 2 * margin):
+            end = min(begin + size - 2 * margin, frames)
+            start, stop = max(0, begin - margin), min(end + margin, frames)
+            yield start, stop, begin - start, end - start
+
+    def _bucket(self, frames: int) -> int:
+        """A length to pad to: few enough of them that few programs are compiled."""
+        size = max(1, int(self.config.frame_rate))
+        while size < frames:
+            size *= 2
+        return size
+
+
+@jax.jit
+def _encode_window(
+    codec: HCodec,
+    features: SSLFeatures,
+    wave: jax.Array,
+    frames: jax.Array,
+    threshold: float | None,
+) -> Codes:
+    config = codec.config
+    speech = audio.resample_sinc(wave, config.sample_rate, 16000)
+    mixed = features(speech, frames * config.feature_stride * 320)
+    embedding = codec.embed(wave, mixed, threshold, frames)
+    return Codes(
+        codec.quantiser.encode(embedding.acoustic),
+        codec.semantic_quantiser.encode(embedding.semantic),
+        embedding.lengths,
+    )
+
+
+@jax.jit
+def _decode_window(
+    codec: HCodec, acoustic: jax.Array, semantic: jax.Array, frames: jax.Array
+) -> jax.Array:
+    streams = codec.quantiser.decode(acoustic), codec.semantic_quantiser.decode(semantic)
+    return codec.synthesise(*streams, frames)
