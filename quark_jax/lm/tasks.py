@@ -6,6 +6,9 @@ and data sets: the order never changes, further tasks are added at the end.
 
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
+
 
 @dataclass(frozen=True)
 class Task:
@@ -48,3 +51,10 @@ def task(name: str) -> Task:
     if name not in TASK_IDS:
         raise ValueError(f"task {name!r} is unknown: choose one of {', '.join(TASK_IDS)}")
     return TASKS[TASK_IDS[name]]
+
+
+def is_aligned(ids: jax.Array) -> jax.Array:
+    """Whether the tasks of these ids [batch] have a target as long as their input [batch]; ids
+    beyond `TASKS` count as such."""
+    open_end = jnp.array([number for number, task in enumerate(TASKS) if not task.aligned])
+    return (ids[..., None] != open_end).all(-1)

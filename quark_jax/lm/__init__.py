@@ -1,0 +1,34 @@
+"""The language model: conditioning prefix to H-Codec tokens."""
+
+from quark_jax.lm.config import LMConfig
+from quark_jax.lm.layout import (
+    Conditions,
+    Section,
+    Targets,
+    drop_sections,
+    feature_length,
+)
+from quark_jax.lm.model import LanguageModel, LMLoss
+from quark_jax.lm.patterns import Delay, Flat, Parallel, Pattern, Vocabulary, make_pattern
+from quark_jax.lm.tasks import TASK_IDS, TASKS, Task, task
+
+__all__ = [
+    "TASKS",
+    "TASK_IDS",
+    "Conditions",
+    "Delay",
+    "Flat",
+    "LMConfig",
+    "LMLoss",
+    "LanguageModel",
+    "Parallel",
+    "Pattern",
+    "Section",
+    "Targets",
+    "Task",
+    "Vocabulary",
+    "drop_sections",
+    "feature_length",
+    "make_pattern",
+    "task",
+]

@@ -1,0 +1,258 @@
+"""The language model: a LLaMA that continues a continuous prefix with codec tokens."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from quark_jax.lm.config import LMConfig
+from quark_jax.lm.layout import SECTIONS, Conditions, Section, Targets, lay, stack_pairs
+from quark_jax.lm.patterns import make_pattern
+from quark_jax.lm.tasks import is_aligned
+from quark_jax.nn import embed, linear, rms_norm
+from quark_jax.nn.rotary import rotate_half
+from quark_jax.nn.stack import Stack
+
+Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer [batch, slots, kv_heads, dim]
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention with rotary embedding, [batch, time, width] -> same."""
+
+    def __init__(self, config: LMConfig, *, rngs: nnx.Rngs):
+        width, dim = config.width, config.head_dim
+        dense = partial(linear, bias=False, dtype=config.compute_dtype, rngs=rngs)
+        inner, shared = config.heads * dim, config.kv_heads * dim
+        self.query = dense(width, inner, axes=("embed", "heads"))
+        self.key = dense(width, shared, axes=("embed", "kv_heads"))
+        self.value = dense(width, shared, axes=("embed", "kv_heads"))
+        self.out = dense(inner, width, axes=("heads", "embed"))
+        self.dim, self.theta = dim, config.rope_theta
+
+    def project(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, Cache]:
+        """Queries [batch, time, heads, dim], and keys and values [batch, time, kv_heads, dim]."""
+
+        def split(y: jax.Array) -> jax.Array:
+            return y.reshape(*y.shape[:-1], -1, self.dim)
+
+        query = rotate_half(split(self.query(x)), positions, self.theta)
+        key = rotate_half(split(self.key(x)), positions, self.theta)
+        return query, (key, split(self.value(x)))
+
+    def attend(self, query: jax.Array, cache: Cache, mask: jax.Array | None = None) -> jax.Array:
+        """Attention under `mask` [batch, 1, queries, slots], or causal where it is None."""
+        y = jax.nn.dot_product_attention(query, *cache, mask=mask, is_causal=mask is None)
+        return self.out(y.reshape(*y.shape[:-2], -1))
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202), [batch, time, width] -> same."""
+
+    def __init__(self, config: LMConfig, *, rngs: nnx.Rngs):
+        dense = partial(linear, bias=False, dtype=config.compute_dtype, rngs=rngs)
+        self.gate = dense(config.width, config.mlp, axes=("embed", "mlp"))
+        self.up = dense(config.width, config.mlp, axes=("embed", "mlp"))
+        self.down = dense(config.mlp, config.width, axes=("mlp", "embed"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """One pre-norm decoder layer, [batch, time, width] -> same."""
+
+    def __init__(self, config: LMConfig, *, rngs: nnx.Rngs):
+        norm = partial(
+            rms_norm,
+            config.width,
+            epsilon=config.norm_epsilon,
+            dtype=config.compute_dtype,
+            rngs=rngs,
+        )
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """The whole sequence; `positions` [time] or [batch, time]."""
+        return self.prefill(x, positions)[0]
+
+    def prefill(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, Cache]:
+        """The whole sequence, and its keys and values."""
+        query, cache = self.attention.project(self.attention_norm(x), positions)
+        x = x + self.attention.attend(query, cache)
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+    def step(
+        self, x: jax.Array, positions: jax.Array, cache: Cache, slot: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """One position [batch, 1, width], written to `slot` [] of the cache; `mask` [batch, 1, 1,
+        slots] tells which slots it attends to."""
+        query, written = self.attention.project(self.attention_norm(x), positions)
+        cache = tuple(
+            jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1)
+            for old, new in zip(cache, written, strict=True)
+        )
+        x = x + self.attention.attend(query, cache, mask)
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Backbone(nnx.Module):
+    """Decoder layers and the final norm: hidden states of LlamaModel from its `inputs_embeds`."""
+
+    def __init__(self, config: LMConfig, *, rngs: nnx.Rngs):
+        self.layers = Stack(
+            lambda rngs: Block(config, rngs=rngs),
+            config.layers,
+            scan=config.scan,
+            remat=config.remat,
+            rngs=rngs,
+        )
+        self.norm = rms_norm(
+            config.width, epsilon=config.norm_epsilon, dtype=config.compute_dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, time, width] -> same. Attention is causal, so what is padded on the right
+        changes nothing before it."""
+        return self.norm(self.layers(x, jnp.arange(x.shape[1])))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LMLoss:
+    """The loss of a batch, and its parts for every item and head, to add up as is wanted.
+
+    Attributes:
+      loss: label-smoothed cross-entropy, mean over the scored targets of the whole batch.
+      nats: cross-entropy without smoothing, summed over targets [batch, heads].
+      correct: targets to which the model gives the highest probability [batch, heads].
+      count: scored targets [batch, heads].
+    """
+
+    loss: jax.Array
+    nats: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
+    @property
+    def cross_entropy(self) -> jax.Array:
+        """Mean cross-entropy of each head [heads], in nats, without smoothing."""
+        return self.nats.sum(0) / jnp.maximum(self.count.sum(0), 1)
+
+    @property
+    def accuracy(self) -> jax.Array:
+        """Share of correct targets of each head [heads]."""
+        return self.correct.sum(0) / jnp.maximum(self.count.sum(0), 1)
+
+
+class LanguageModel(nnx.Module):
+    """Continues [task] [caption] [reference] [input] [S] with codec steps (see `layout`).
+
+    The tables of all heads are one table of heads * vocabulary rows, token k of head h in row
+    h * vocabulary + k; the output heads are one matrix in the same order.
+    """
+
+    def __init__(self, config: LMConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.pattern = make_pattern(config)
+        width, dtype = config.width, config.compute_dtype
+        rows = self.pattern.heads * self.pattern.vocabulary.size
+
+        def vectors(count: int) -> nnx.Param:
+            values = 0.02 * jax.random.normal(rngs.params(), (count, width))
+            return nnx.Param(values, axes=(None, "embed"))
+
+        self.tasks = vectors(config.task_rows)
+        self.starts = vectors(len(SECTIONS) + 1)  # C, R, I, S
+        frames = 2 if config.stack_features else 1
+        self.audio_adapter = linear(
+            frames * config.audio_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs
+        )
+        self.text_adapter = (
+            linear(config.text_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs)
+            if config.text_channels
+            else None
+        )
+        self.embedding = embed(rows, width, dtype=dtype, rngs=rngs)
+        self.backbone = Backbone(config, rngs=rngs)
+        self.head = linear(width, rows, axes=("embed", "vocab"), bias=False, dtype=dtype, rngs=rngs)
+
+    def embed_steps(self, tokens: jax.Array) -> jax.Array:
+        """Sum of the embeddings of a step's tokens: [..., heads] -> [..., width]."""
+        first_rows = self.pattern.vocabulary.size * jnp.arange(self.pattern.heads)
+        return self.embedding(tokens + first_rows).sum(-2)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Float32 logits [..., heads, vocabulary] of the step after hidden state [..., width]."""
+        logits = self.head(hidden).astype(jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], self.pattern.heads, -1)
+
+    def prefix(self, conditions: Conditions) -> Section:
+        """All that stands before step 0, embedded: [T] ([C] caption) ([R] reference) ([I] input)
+        [S], as a section [batch, longest, width]. Step 0 stands at its `lengths`."""
+        batch = conditions.task.shape[0]
+        task = self.tasks[...][conditions.task][:, None].astype(self.config.compute_dtype)
+        one = jnp.ones((batch,), jnp.int32)
+
+        def start(number: int) -> jax.Array:
+            vector = self.starts[number].astype(self.config.compute_dtype)
+            return jnp.broadcast_to(vector, (batch, 1, vector.shape[0]))
+
+        pieces = [Section(task, one)]
+        for number, name in enumerate(SECTIONS):
+            section = getattr(conditions, name)
+            if section is not None:
+                present = (section.lengths > 0).astype(jnp.int32)
+                pieces += [Section(start(number), present), self._adapt(name, section)]
+        return lay([*pieces, Section(start(len(SECTIONS)), one)])
+
+    def _adapt(self, name: str, section: Section) -> Section:
+        section = section.cleared()
+        if name == "caption":
+            if self.text_adapter is None:
+                raise ValueError("a caption is given, but LMConfig.text_channels is 0")
+            return Section(self.text_adapter(section.features), section.lengths)
+        section = stack_pairs(section) if self.config.stack_features else section
+        return Section(self.audio_adapter(section.features), section.lengths)
+
+    def __call__(self, conditions: Conditions, tokens: jax.Array, steps: jax.Array) -> jax.Array:
+        """Hidden states that predict each of `tokens` (teacher forcing).
+
+        Args:
+          tokens: [batch, rows, heads] as `Pattern.build` returns them.
+          steps: steps of each item before END [batch].
+        Returns:
+          [batch, rows, width]; row s is the hidden state before step s, from which `logits` are
+          taken. Rows after an item's END are of no meaning.
+        """
+        prefix = self.prefix(conditions)
+        sequence = lay([prefix, Section(self.embed_steps(tokens[:, :-1]), steps)])
+        hidden = self.backbone(sequence.features)
+        before = prefix.lengths[:, None] - 1 + jnp.arange(tokens.shape[1])
+        return jnp.take_along_axis(hidden, before[..., None], axis=1)
+
+    def loss(self, conditions: Conditions, targets: Targets) -> LMLoss:
+        """Label-smoothed cross-entropy of `targets` after `conditions`.
+
+        Items with 0 frames fill a batch up and weigh nothing. Under jit with a sharded batch the
+        mean is that of the whole batch, over all devices.
+        """
+        frames = targets.frames
+        tokens, scored = self.pattern.build(targets.acoustic, targets.semantic, frames)
+        wanted, scored = self.pattern.targets(tokens, scored, frames, is_aligned(conditions.task))
+        logits = self.logits(self(conditions, tokens, self.pattern.steps(frames)))
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
+        uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+        smoothing = self.config.label_smoothing
+        smoothed = (1 - smoothing) * nats + smoothing * uniform
+        count = scored.sum()
+        return LMLoss(
+            loss=jnp.where(scored, smoothed, 0).sum() / jnp.maximum(count, 1),
+            nats=jnp.where(scored, nats, 0).sum(1),
+            correct=((logits.argmax(-1) == wanted) & scored).sum(1),
+            count=scored.sum(1),
+        )

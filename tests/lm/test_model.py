@@ -1,0 +1,246 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from quark_jax.lm.config import LMConfig
+from quark_jax.lm.layout import (
+    Conditions,
+    Section,
+    Targets,
+    drop_sections,
+    feature_length,
+    lay,
+    stack_pairs,
+)
+from quark_jax.lm.model import LanguageModel
+from quark_jax.lm.tasks import TASK_IDS, TASKS, is_aligned, task
+
+CONFIG = LMConfig.preset(
+    "tiny",
+    layers=2,
+    width=32,
+    heads=4,
+    kv_heads=2,
+    mlp=48,
+    codebooks=3,
+    acoustic_size=20,
+    semantic_size=10,
+    audio_channels=6,
+    text_channels=5,
+)
+LENGTHS = {"caption": [0, 2, 3], "reference": [4, 0, 1], "input": [7, 5, 0]}
+FRAMES = np.array([4, 2, 5])
+loss = jax.jit(LanguageModel.loss)
+hidden_states = jax.jit(LanguageModel.__call__)
+
+
+def make(**changes):
+    return LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
+
+
+def section(seed, lengths, channels, padding=0):
+    """Random features; what is beyond the lengths is NaN, so that using it shows."""
+    lengths = np.array(lengths)
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(len(lengths), 8, channels)).astype(np.float32)
+    features = np.pad(features, ((0, 0), (0, padding), (0, 0)))
+    features[np.arange(8 + padding) >= lengths[:, None]] = np.nan
+    return Section(jnp.array(features), jnp.array(lengths))
+
+
+def batch(padding=0):
+    conditions = Conditions(
+        jnp.array([TASK_IDS["tse"], TASK_IDS["edit"], TASK_IDS["tta"]]),
+        section(0, LENGTHS["caption"], 5, padding),
+        section(1, LENGTHS["reference"], 6, padding),
+        section(2, LENGTHS["input"], 6, padding),
+    )
+    rng = np.random.default_rng(3)
+    codes = [rng.integers(0, size, (3, 3, 6)) for size in (20, 10)]
+    codes = [jnp.array(np.pad(c, ((0, 0), (0, 0), (0, padding)))) for c in codes]
+    return conditions, Targets(*codes, jnp.array(FRAMES))
+
+
+def item(tree, i):
+    return jax.tree.map(lambda a: a[i : i + 1], tree)
+
+
+def test_lay_puts_pieces_end_to_end():
+    rng = np.random.default_rng(0)
+    lengths = np.array([[2, 0, 3], [0, 0, 1], [3, 4, 0], [0, 0, 0]])
+    arrays = [rng.normal(size=(4, size, 2)).astype(np.float32) for size in (3, 4, 3)]
+    laid = lay(
+        [Section(jnp.array(a), jnp.array(n)) for a, n in zip(arrays, lengths.T, strict=True)]
+    )
+    for i in range(4):
+        parts = [a[i, :n] for a, n in zip(arrays, lengths[i], strict=True)]
+        expected = np.zeros((10, 2), np.float32)
+        expected[: lengths[i].sum()] = np.concatenate(parts)
+        np.testing.assert_array_equal(laid.features[i], expected)
+    np.testing.assert_array_equal(laid.lengths, lengths.sum(1))
+
+
+def test_prefix_is_task_sections_with_their_start_vectors_and_s():
+    model = make()
+    conditions, _ = batch()
+    prefix = jax.jit(LanguageModel.prefix)(model, conditions)
+    tasks, starts = model.tasks[...], model.starts[...]
+    for i, name in enumerate(("tse", "edit", "tta")):
+        rows = [tasks[TASK_IDS[name]][None]]
+        for number, kind in enumerate(("caption", "reference", "input")):
+            length = LENGTHS[kind][i]
+            if length:
+                features = getattr(conditions, kind).features[i, :length]
+                adapter = model.text_adapter if kind == "caption" else model.audio_adapter
+                rows += [starts[number][None], adapter(features)]
+        expected = jnp.concatenate([*rows, starts[3][None]])
+        assert prefix.lengths[i] == len(expected)
+        np.testing.assert_allclose(prefix.features[i, : len(expected)], expected, atol=1e-6)
+
+
+def test_stacked_features_pair_neighbours_and_ignore_padding():
+    pairs = stack_pairs(section(0, [5, 8, 0], 3).cleared())
+    features = section(0, [5, 8, 0], 3).features
+    assert pairs.lengths.tolist() == [3, 4, 0]
+    np.testing.assert_array_equal(pairs.features[1, 1], features[1, 2:4].ravel())
+    np.testing.assert_array_equal(pairs.features[0, 2], [*features[0, 4], 0, 0, 0])
+    assert feature_length(16000) == 50 and feature_length(16319) == 50
+    assert feature_length(5 * 320, stacked=True) == 3
+
+
+def test_a_dropped_section_is_as_if_never_given():
+    model = make()
+    conditions, targets = batch()
+    dropped = drop_sections(conditions, ("caption",), jnp.array([True, True, False]))
+    without = loss(model, dataclasses.replace(conditions, caption=None), targets)
+    with_drop, full = (loss(model, c, targets) for c in (dropped, conditions))
+    np.testing.assert_allclose(with_drop.nats[:2], without.nats[:2], atol=1e-5)
+    np.testing.assert_allclose(with_drop.nats[2], full.nats[2], atol=1e-5)
+    assert np.abs(full.nats[1] - without.nats[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_padding_and_other_items_never_change_an_item(stacked):
+    model = make(stack_features=stacked)
+    together = loss(model, *batch())
+    padded = loss(model, *batch(padding=5))
+    assert np.isfinite(together.loss)
+    np.testing.assert_allclose(padded.loss, together.loss, atol=1e-6)
+    np.testing.assert_allclose(padded.nats, together.nats, rtol=1e-5, atol=1e-5)
+    alone = [loss(model, *item(batch(), i)) for i in range(3)]
+    np.testing.assert_allclose(
+        np.concatenate([a.nats for a in alone]), together.nats, rtol=1e-5, atol=1e-5
+    )
+    weights = np.array([a.count.sum() for a in alone])
+    mean = np.average([a.loss for a in alone], weights=weights)
+    np.testing.assert_allclose(mean, together.loss, atol=1e-5)
+
+
+def test_loss_by_hand():
+    model = make(label_smoothing=0.1)
+    conditions, targets = batch()
+    tokens, scored = model.pattern.build(targets.acoustic, targets.semantic, targets.frames)
+    steps = model.pattern.steps(targets.frames)
+    logits = model.logits(hidden_states(model, conditions, tokens, steps))
+    logits, tokens, scored = (np.array(a) for a in (logits, tokens, scored))
+    for i in (1, 2):  # edit and tta: head 0 announces the end where frame 2T would begin
+        tokens[i, 2 * FRAMES[i], 0] = model.pattern.vocabulary.end
+        scored[i, 2 * FRAMES[i], 0] = True
+    logits = logits.astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    smoothed = 0.9 * np.eye(32)[tokens] + 0.1 / 32
+    nats = -np.log(np.take_along_axis(p, tokens[..., None], -1))[..., 0]
+    got = loss(model, conditions, targets)
+    expected = -(smoothed * np.log(p)).sum(-1)[scored].mean()
+    np.testing.assert_allclose(got.loss, expected, rtol=1e-5)
+    by_head = [nats[..., h][scored[..., h]].mean() for h in range(3)]
+    np.testing.assert_allclose(got.cross_entropy, by_head, rtol=1e-5)
+    hits = [(p.argmax(-1) == tokens)[..., h][scored[..., h]].mean() for h in range(3)]
+    np.testing.assert_allclose(got.accuracy, hits, rtol=1e-6)
+    np.testing.assert_array_equal(got.count.sum(1), 2 * 3 * FRAMES + 3 + np.array([0, 1, 1]))
+
+
+def test_a_filler_item_weighs_nothing():
+    model = make()
+    conditions, targets = batch()
+    filled = dataclasses.replace(targets, frames=targets.frames.at[1].set(0))
+    got = loss(model, conditions, filled)
+    kept = [loss(model, *item((conditions, targets), i)) for i in (0, 2)]
+    weights = [k.count.sum() for k in kept]
+    expected = np.average([k.loss for k in kept], weights=weights)
+    np.testing.assert_allclose(got.loss, expected, atol=1e-5)
+    assert got.count[1].sum() == 0
+
+
+def test_no_step_sees_its_own_target():
+    model = make(pattern="parallel")
+    conditions, targets = batch()
+    tokens, _ = model.pattern.build(targets.acoustic, targets.semantic, targets.frames)
+    steps = model.pattern.steps(targets.frames)
+    changed = tokens.at[0, 2].set((tokens[0, 2] + 1) % 10)
+    before, after = (hidden_states(model, conditions, t, steps) for t in (tokens, changed))
+    np.testing.assert_array_equal(before[0, :3], after[0, :3])
+    assert np.abs(before[0, 3] - after[0, 3]).max() > 1e-4
+
+
+@pytest.mark.parametrize("pattern", ["delay", "parallel", "flat"])
+def test_training_learns_a_batch_by_heart(pattern):
+    model = make(pattern=pattern, label_smoothing=0.0)
+    conditions, targets = batch()
+
+    @jax.jit
+    def step(model):
+        value, grads = jax.value_and_grad(lambda m: m.loss(conditions, targets).loss)(model)
+        return value, jax.tree.map(lambda p, g: p - 0.3 * g, model, grads)
+
+    first, model = step(model)
+    for _ in range(60):
+        last, model = step(model)
+    assert last < 0.3 * first
+
+
+@pytest.mark.parametrize("remat", [None, "full"])
+def test_scanned_model_equals_the_unrolled_one(remat):
+    conditions, targets = batch()
+    unrolled, scanned = make(), make(scan=True, remat=remat)
+    np.testing.assert_allclose(
+        loss(scanned, conditions, targets).nats,
+        loss(unrolled, conditions, targets).nats,
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_bfloat16_compute_stays_near_float32():
+    conditions, targets = batch()
+    half, full = (loss(make(dtype=d), conditions, targets) for d in ("bfloat16", "float32"))
+    assert half.loss.dtype == jnp.float32
+    np.testing.assert_allclose(half.loss, full.loss, rtol=0.02)
+
+
+@pytest.mark.parametrize("name, low, high", [("small", 3e7, 6e7), ("large", 1.2e9, 1.4e9)])
+def test_sizes_and_logical_axes_without_making_the_weights(name, low, high):
+    model = nnx.eval_shape(lambda: LanguageModel(LMConfig.preset(name), rngs=nnx.Rngs(0)))
+    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    assert low < sum(np.prod(p.shape) for _, p in parameters) < high
+    for path, parameter in parameters:
+        if path[-1] in ("kernel", "embedding", "tasks", "starts"):
+            assert len(parameter.get_metadata()["axes"]) == len(parameter.shape), path
+
+
+def test_tasks_are_those_of_the_specification_in_order():
+    assert list(TASK_IDS) == ["sr", "tse", "rtse", "ss", "vc", "lass", "edit", "tta", "aec"]
+    ends = {t.name for t in TASKS if not t.aligned}
+    assert ends == {"edit", "tta"}
+    assert is_aligned(jnp.arange(12)).tolist() == [i not in (6, 7) for i in range(12)]
+    with pytest.raises(ValueError, match="'denoise' is unknown: choose one of sr, tse"):
+        task("denoise")
+
+
+def test_a_caption_without_a_text_adapter_is_refused():
+    with pytest.raises(ValueError, match="text_channels is 0"):
+        make(text_channels=0).loss(*batch())
