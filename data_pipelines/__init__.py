@@ -1,0 +1,33 @@
+"""From recordings to training batches: manifests, simulation, examples, datasets, loaders."""
+
+from pathlib import Path
+
+from data_pipelines.examples import Example, SpeechRestoration
+from data_pipelines.loader import Batches, codec_batches, token_batches
+from data_pipelines.manifests import Entry, ScanResult, read_manifest, scan, write_manifest
+from data_pipelines.simulation import Degradation, degrade
+from data_pipelines.tokenised import TokenisedDataset, open_tokenised, tokenise
+
+__all__ = [
+    "Batches",
+    "Degradation",
+    "Entry",
+    "Example",
+    "ScanResult",
+    "SpeechRestoration",
+    "TokenisedDataset",
+    "codec_batches",
+    "degrade",
+    "open_tokenised",
+    "read_manifest",
+    "samples_manifest",
+    "scan",
+    "token_batches",
+    "tokenise",
+    "write_manifest",
+]
+
+
+def samples_manifest() -> Path:
+    """The manifest of the recordings that come with the project."""
+    return Path(__file__).parent / "samples" / "manifest.jsonl"
