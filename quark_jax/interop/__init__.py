@@ -1,5 +1,6 @@
 """Weights to and from PyTorch and Hugging Face."""
 
+from quark_jax.interop.huggingface import fuse_weight_norm, read_config, read_state
 from quark_jax.interop.table import (
     CHANNELS,
     CONV,
@@ -30,6 +31,9 @@ __all__ = [
     "SAME",
     "Entry",
     "Kind",
+    "fuse_weight_norm",
     "load_torch",
+    "read_config",
+    "read_state",
     "to_torch",
 ]

@@ -1,0 +1,100 @@
+"""Frozen encoders from Hugging Face folders, or from a configuration and a state dict."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from quark_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, wav2vec2_table
+from quark_jax.errors import UserError
+from quark_jax.interop.huggingface import fuse_weight_norm, read_config, read_state
+from quark_jax.interop.table import Entry, load_torch
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What one `model_type` is here.
+
+    Checkpoints of a task model hold the encoder under one of `prefixes`; the rest of them (heads,
+    decoders) is left out. `ignored` are the beginnings of other names that no encoder needs.
+    """
+
+    config: type[Any]
+    model: type[nnx.Module]
+    table: Callable[[Any], list[Entry]]
+    prefixes: tuple[str, ...]
+    ignored: tuple[str, ...]
+    rename: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+
+
+def _wav2vec2(prefix: str) -> _Family:
+    return _Family(
+        config=Wav2Vec2Config,
+        model=Wav2Vec2,
+        table=wav2vec2_table,
+        prefixes=(prefix,),
+        ignored=("masked_spec_embed", "adapter."),  # for masked training; after the last layer
+        rename=fuse_weight_norm,
+    )
+
+
+_FAMILIES = {
+    "hubert": _wav2vec2("hubert."),
+    "wav2vec2": _wav2vec2("wav2vec2."),
+    "wavlm": _wav2vec2("wavlm."),
+}
+
+
+def build_encoder(
+    config: Mapping, state: Mapping[str, np.ndarray], *, dtype=None, source: str = "state"
+) -> nnx.Module:
+    """The encoder that `config` (a config.json) describes, with the weights of `state`.
+
+    Args:
+      config: its `model_type` is one of hubert, wav2vec2, wavlm.
+      state: {tensor name: array} with transformers' names, of the bare encoder or of a model that
+        contains it.
+      dtype: of the computation; None is float32.
+      source: what error messages call the origin of `state`.
+
+    Raises:
+      UserError: unknown model type or variant; or tensors that are missing, unexpected or
+        misshapen, all of them at once.
+    """
+    family = _FAMILIES.get(config.get("model_type"))
+    if family is None:
+        raise UserError(
+            f"{source}: model_type {config.get('model_type')!r} in config.json is not supported; "
+            f"use one of {', '.join(_FAMILIES)}"
+        )
+    ours = family.config.from_hugging_face(config)
+    model = nnx.eval_shape(lambda: family.model(ours, dtype=dtype, rngs=nnx.Rngs(0)))
+    load_torch(
+        model,
+        family.table(ours),
+        family.rename(_strip_prefix(state, family.prefixes)),
+        source=source,
+        ignore=lambda name: name.startswith(family.ignored),
+    )
+    return model
+
+
+def load_encoder(folder: str | Path, *, dtype=None) -> nnx.Module:
+    """The encoder in a Hugging Face `folder` (config.json and safetensors or pytorch_model.bin).
+
+    Raises UserError as `build_encoder` does, and where files are missing or unreadable.
+    """
+    return build_encoder(read_config(folder), read_state(folder), dtype=dtype, source=str(folder))
+
+
+def _strip_prefix(
+    state: Mapping[str, np.ndarray], prefixes: tuple[str, ...]
+) -> Mapping[str, np.ndarray]:
+    for prefix in prefixes:
+        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inside:
+            return inside
+    return state
