@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from quark_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, wav2vec2_table
+from quark_jax.encoders.whisper import WhisperConfig, WhisperEncoder, whisper_table
 from quark_jax.errors import UserError
 from quark_jax.interop.huggingface import fuse_weight_norm, read_config, read_state
 from quark_jax.interop.table import Entry, load_torch
@@ -45,6 +46,13 @@ _FAMILIES = {
     "hubert": _wav2vec2("hubert."),
     "wav2vec2": _wav2vec2("wav2vec2."),
     "wavlm": _wav2vec2("wavlm."),
+    "whisper": _Family(
+        config=WhisperConfig,
+        model=WhisperEncoder,
+        table=whisper_table,
+        prefixes=("model.encoder.", "encoder."),
+        ignored=(),
+    ),
 }
 
 
@@ -54,7 +62,7 @@ def build_encoder(
     """The encoder that `config` (a config.json) describes, with the weights of `state`.
 
     Args:
-      config: its `model_type` is one of hubert, wav2vec2, wavlm.
+      config: its `model_type` is one of hubert, wav2vec2, wavlm, whisper.
       state: {tensor name: array} with transformers' names, of the bare encoder or of a model that
         contains it.
       dtype: of the computation; None is float32.
