@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
-from data_pipelines.examples import Example, SpeechRestoration
-from data_pipelines.loader import Batches, codec_batches, token_batches
-from data_pipelines.manifests import Entry, ScanResult, read_manifest, scan, write_manifest
-from data_pipelines.simulation import Degradation, degrade
-from data_pipelines.tokenised import TokenisedDataset, open_tokenised, tokenise
+from etils import epy
+
+# Lazy, so that a part runs as a command, and without loading the others' libraries.
+with epy.lazy_api_imports(globals()):
+    from data_pipelines.examples import Example, SpeechRestoration
+    from data_pipelines.loader import Batches, codec_batches, token_batches
+    from data_pipelines.manifests import Entry, ScanResult, read_manifest, scan, write_manifest
+    from data_pipelines.simulation import Degradation, degrade
+    from data_pipelines.tokenised import TokenisedDataset, open_tokenised, tokenise
 
 __all__ = [
     "Batches",

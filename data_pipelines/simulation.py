@@ -110,14 +110,15 @@ def lost_packets(
     while left:
         bursts.append(min(int(rng.integers(1, longest + 1)), left))
         left -= bursts[-1]
-    if len(bursts) > received + 1:  # only so many gaps: the fewest bursts fit
+    if len(bursts) > received:  # too few packets between them: take the fewest bursts
         lost = packets - received
         bursts = [longest] * (lost // longest) + [lost % longest] * (lost % longest > 0)
-    before = np.zeros(received + 1, np.int64)  # packets lost just before each one that arrives
-    before[rng.choice(received + 1, len(bursts), replace=False)] = bursts
+    before = np.zeros(received, np.int64)  # packets lost just before each one that arrives
+    before[rng.choice(received, len(bursts), replace=False)] = bursts
     lost = np.ones(packets, bool)
-    lost[(np.cumsum(before) + np.arange(received + 1))[:received]] = False
-    return lost
+    lost[np.cumsum(before) + np.arange(received)] = False
+    # Turned round as a ring, so that the first and last packets are lost as often as the others.
+    return np.roll(lost, rng.integers(packets))
 
 
 def lose_packets(wave: np.ndarray, lost: np.ndarray, packet: int) -> np.ndarray:
