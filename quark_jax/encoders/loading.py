@@ -8,6 +8,14 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from quark_jax.encoders.text import (
+    BertConfig,
+    BertEncoder,
+    T5Config,
+    T5Encoder,
+    bert_table,
+    t5_table,
+)
 from quark_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, wav2vec2_table
 from quark_jax.encoders.whisper import WhisperConfig, WhisperEncoder, whisper_table
 from quark_jax.errors import UserError
@@ -42,6 +50,25 @@ def _wav2vec2(prefix: str) -> _Family:
     )
 
 
+def _rename_t5(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The one embedding table has either of two names, or both."""
+    own = "encoder.embed_tokens.weight"
+    shared = {} if "shared.weight" in state or own not in state else {"shared.weight": state[own]}
+    return {name: value for name, value in state.items() if name != own} | shared
+
+
+def _rename_bert(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Norms in the oldest checkpoints are called as TensorFlow called them."""
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+    def name(theirs: str) -> str:
+        return next(
+            (theirs.removesuffix(o) + n for o, n in old.items() if theirs.endswith(o)), theirs
+        )
+
+    return {name(theirs): value for theirs, value in state.items()}
+
+
 _FAMILIES = {
     "hubert": _wav2vec2("hubert."),
     "wav2vec2": _wav2vec2("wav2vec2."),
@@ -53,6 +80,22 @@ _FAMILIES = {
         prefixes=("model.encoder.", "encoder."),
         ignored=(),
     ),
+    "t5": _Family(
+        config=T5Config,
+        model=T5Encoder,
+        table=t5_table,
+        prefixes=(),
+        ignored=("decoder.", "lm_head."),
+        rename=_rename_t5,
+    ),
+    "bert": _Family(
+        config=BertConfig,
+        model=BertEncoder,
+        table=bert_table,
+        prefixes=("bert.",),
+        ignored=("pooler.", "cls.", "embeddings.position_ids"),
+        rename=_rename_bert,
+    ),
 }
 
 
@@ -62,7 +105,7 @@ def build_encoder(
     """The encoder that `config` (a config.json) describes, with the weights of `state`.
 
     Args:
-      config: its `model_type` is one of hubert, wav2vec2, wavlm, whisper.
+      config: its `model_type` is one of hubert, wav2vec2, wavlm, whisper, t5, bert.
       state: {tensor name: array} with transformers' names, of the bare encoder or of a model that
         contains it.
       dtype: of the computation; None is float32.
