@@ -1,0 +1,100 @@
+"""Checkpoints of a run: state, data position and config together, by Orbax."""
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from quark_jax.config import differences
+from quark_jax.errors import UserError
+
+# What a run may be resumed with another value of.
+_FREE = ("run.steps", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "run.mesh")
+
+
+class Checkpoints:
+    """The checkpoints under `workdir`/checkpoints. The newest complete one wins; saving keeps the
+    old ones until the new one is complete, and the last `keep` of them."""
+
+    def __init__(self, workdir: str | PathLike, *, keep: int = 2):
+        self._folder = epath.Path(workdir).resolve() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            item_names=("state", "data", "config"),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, data: Any, config: Mapping[str, Any]) -> None:
+        """Save `state` (a pytree of arrays), the iterator `data`'s position and `config`."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(_position(data)),
+                config=ocp.args.JsonSave(dict(config)),
+            ),
+        )
+
+    def restore(self, abstract: Any, data: Any, config: Mapping[str, Any]) -> tuple[Any, int]:
+        """The newest state, laid out as `abstract` says, and its step; sets `data`'s position.
+
+        Raises UserError where the run was begun with another config, naming the fields.
+        """
+        step = self.latest
+        before = self._manager.restore(
+            step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
+        ).config
+        changed = [name for name in differences(before, config) if not name.startswith(_FREE)]
+        if changed:
+            raise UserError(
+                f"{self._folder.parent}: this run was begun with another {', '.join(changed)}; "
+                "give the same config, or another --workdir"
+            )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+            ),
+        )
+        position = restored.data["position"]
+        data.set_state(position if isinstance(position, dict) else position.encode())
+        return restored.state, step
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _position(data: Any) -> dict[str, Any]:
+    position = data.get_state()
+    return {"position": position.decode() if isinstance(position, bytes) else position}
+
+
+def abstract(state: Any, shardings: Any) -> Any:
+    """`state` as shapes, dtypes and placements, for `restore`."""
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings
+    )
+
+
+def read_config(path: str | PathLike) -> dict[str, Any]:
+    """A config.json. Raises UserError where it is missing or damaged."""
+    path = epath.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a folder that training wrote")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); copy it again") from error

@@ -1,0 +1,48 @@
+"""AdamW with warm-up and decay, as the published trainings use it."""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Learning rate: linear warm-up to `peak`, then times `decay` at every step, never below
+    `floor` of the peak."""
+
+    peak: float = 2e-4
+    warmup: int = 0  # steps
+    decay: float = 1.0
+    floor: float = 0.02
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    clip: float = 5.0  # largest global norm of the gradient
+
+
+def schedule(config: OptimiserConfig) -> optax.Schedule:
+    """Learning rate by step."""
+    rise = optax.linear_schedule(config.peak / max(1, config.warmup), config.peak, config.warmup)
+    fall = optax.exponential_decay(
+        config.peak, 1, config.decay, end_value=config.floor * config.peak
+    )
+    return optax.join_schedules([rise, fall], [config.warmup]) if config.warmup else fall
+
+
+def optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
+    """Clipping, then AdamW (decoupled weight decay on matrices alone)."""
+
+    def matrices(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            schedule(config),
+            b1=config.beta1,
+            b2=config.beta2,
+            weight_decay=config.weight_decay,
+            mask=matrices,
+        ),
+    )

@@ -1,0 +1,106 @@
+"""Where arrays live: one mesh, and one table from logical axis names to its axes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from quark_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+
+# Logical axis -> mesh axis. A kernel is split over fsdp on the side of the model's width, over
+# tensor on the other.
+RULES: Mapping[str, str | None] = {
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocab": "tensor",
+    "channels_in": "fsdp",
+    "channels_out": "tensor",
+    "codebook": None,
+    "layers": None,
+}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 on one of them takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+    rules: dict[str, str | None] = field(default_factory=lambda: dict(RULES))
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A mesh over all devices. Raises UserError where their number does not fit."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    devices = jax.device_count()
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) > 1 or known < 1 or devices % known:
+        raise UserError(f"mesh {sizes}: does not divide {devices} devices; set one axis to -1")
+    sizes = [devices // known if size == -1 else size for size in sizes]
+    if int(np.prod(sizes)) != devices:
+        raise UserError(f"mesh {sizes}: there are {devices} devices; set one axis to -1")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) -> Any:
+    """A NamedSharding for each array of `tree` (abstract or real), by the `axes` metadata of the
+    NNX variable that holds it; what has none is replicated.
+
+    Raises UserError that lists every parameter whose axis has no rule or does not divide.
+    """
+    problems: list[str] = []
+
+    def spec(path, value) -> NamedSharding:
+        axes = value.get_metadata().get("axes") if isinstance(value, nnx.Variable) else None
+        name = jax.tree_util.keystr(path)
+        entries = []
+        for axis, size in zip(axes or (), value.shape, strict=False):
+            if axis is not None and axis not in rules:
+                problems.append(f"{name}: no rule for axis {axis!r}")
+            target = rules.get(axis) if axis is not None else None
+            if target is not None and size % mesh.shape[target]:
+                problems.append(
+                    f"{name}: axis {axis!r} of {size} does not divide over {mesh.shape[target]} "
+                    f"devices of {target!r}"
+                )
+            entries.append(target)
+        if axes is not None and len(axes) != len(value.shape):
+            problems.append(f"{name}: {len(axes)} axis names for shape {value.shape}")
+        return NamedSharding(mesh, PartitionSpec(*entries))
+
+    def place(path, value):
+        sharding = spec(path, value)
+        return value.replace(sharding) if isinstance(value, nnx.Variable) else sharding
+
+    placed = jax.tree_util.tree_map_with_path(
+        place, tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    )
+    if problems:
+        raise UserError("mesh: " + "; ".join(problems) + "; change the mesh or its rules")
+    return placed
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split over data and fsdp along their first axis."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's part of a global batch (a pytree of arrays [batch, ...]) as global arrays.
+    Raises UserError where the batch does not divide over the devices."""
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    if size % split:
+        raise UserError(f"batch of {size}: does not divide over {split} devices; change either")
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
