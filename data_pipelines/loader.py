@@ -238,5 +238,5 @@ def _batches(
                 f"{len(items)} items do not fill a batch of {batch_size}; choose a smaller batch"
             )
         items = items[: len(items) // batch_size * batch_size]
-    parts = items.batch(batch_size // count)[index::count]
+    parts = items.batch(batch_size // count, drop_remainder=drop_remainder)[index::count]
     return Batches(parts, num_workers=num_workers, made_with=made_with, skipped=skipped)

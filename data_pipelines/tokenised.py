@@ -152,7 +152,13 @@ def tokenise(
     shards = path.parent / f"shards-{name}"
     shards.mkdir(parents=True, exist_ok=True)
     total = sum(len(source) for source in sources.values())
-    with tqdm(total=total, desc="Tokenising", unit=" examples", disable=not progress) as bar:
+    with tqdm(
+        total=total,
+        initial=sum(shard["examples"] for shard in _done(shards)),
+        desc="Tokenising",
+        unit=" examples",
+        disable=not progress,
+    ) as bar:
         work = _Work(sources, encode, batch_size, shards, bar)
         _Builder(metadata, work, data_dir=str(folder)).download_and_prepare()
     shutil.rmtree(shards)
@@ -214,18 +220,16 @@ class _Work:
             seconds += sum(len(example.target) / example.rate for example in examples)
             self._bar.update(len(examples))
         self._made_seconds += seconds
-        sizes_file.write_text(json.dumps({"seconds": seconds, "sizes": sizes.tolist()}))
+        found = {"examples": stop - start, "seconds": seconds, "sizes": sizes.tolist()}
+        sizes_file.write_text(json.dumps(found))
 
     def done(self, start: int, stop: int) -> Iterator[tuple[int, None]]:
         """Stands in for the records of a shard that is there already."""
-        self._bar.initial += stop - start
-        self._bar.update(stop - start)
-        for index in range(start, stop):
-            yield index, None
+        return ((index, None) for index in range(start, stop))
 
     def summary(self, wall_seconds: float) -> dict[str, Any]:
         """Sizes of the largest record, hours of audio in all, and how fast this run made them."""
-        shards = [json.loads(path.read_text()) for path in self.shards.glob("*.json")]
+        shards = _done(self.shards)
         codebooks, frames, samples = np.max([shard["sizes"] for shard in shards], axis=0).tolist()
         return {
             "codebooks": codebooks,
@@ -345,6 +349,12 @@ class _ShardKeeper(writer.ExampleWriter):
 
 def _place(folder: str | Path) -> Path:
     return Path(folder) / _NAME / _VERSION
+
+
+def _done(shards: Path) -> list[dict[str, Any]]:
+    """What is known of each shard that is there: examples, seconds of audio, largest sizes."""
+    files = (path for path in shards.glob("*.json") if path.with_suffix("").exists())
+    return [json.loads(path.read_text()) for path in files]
 
 
 def _counts(splits: Mapping[str, int]) -> str:
