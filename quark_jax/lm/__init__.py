@@ -10,9 +10,11 @@ from quark_jax.lm.layout import (
 )
 from quark_jax.lm.model import LanguageModel, LMLoss
 from quark_jax.lm.patterns import Delay, Flat, Parallel, Pattern, Vocabulary, make_pattern
+from quark_jax.lm.sampling import GREEDY, Sampling, generate
 from quark_jax.lm.tasks import TASK_IDS, TASKS, Task, task
 
 __all__ = [
+    "GREEDY",
     "TASKS",
     "TASK_IDS",
     "Conditions",
@@ -23,12 +25,14 @@ __all__ = [
     "LanguageModel",
     "Parallel",
     "Pattern",
+    "Sampling",
     "Section",
     "Targets",
     "Task",
     "Vocabulary",
     "drop_sections",
     "feature_length",
+    "generate",
     "make_pattern",
     "task",
 ]

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ loss = jax.jit(LanguageModel.loss)
 hidden_states = jax.jit(LanguageModel.__call__)
 
 
+@functools.cache
 def make(**changes):
     return LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
 
@@ -187,7 +189,7 @@ def test_no_step_sees_its_own_target():
     assert np.abs(before[0, 3] - after[0, 3]).max() > 1e-4
 
 
-@pytest.mark.parametrize("pattern", ["delay", "parallel", "flat"])
+@pytest.mark.parametrize("pattern", ["delay", "flat"])
 def test_training_learns_a_batch_by_heart(pattern):
     model = make(pattern=pattern, label_smoothing=0.0)
     conditions, targets = batch()

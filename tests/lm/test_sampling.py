@@ -1,0 +1,235 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from quark_jax.lm.config import LMConfig
+from quark_jax.lm.layout import Conditions, Section, drop_sections
+from quark_jax.lm.model import LanguageModel
+from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate
+from quark_jax.lm.tasks import TASK_IDS
+
+CONFIG = LMConfig.preset(
+    "tiny",
+    layers=2,
+    width=32,
+    heads=4,
+    kv_heads=2,
+    mlp=48,
+    codebooks=3,
+    acoustic_size=20,
+    semantic_size=10,
+    audio_channels=6,
+)
+FRAMES = np.array([4, 6, 3])
+KEYS = jax.vmap(jax.random.key)(jnp.array([5, 6, 7]))
+
+
+def make(**changes):
+    """Random weights, with heads strong enough that what is most probable is so by far."""
+    model = LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
+    model.head.kernel.set_value(3 * model.head.kernel[...])
+    model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
+    return model
+
+
+def conditions(tasks=("sr", "tse", "sr"), padding=0):
+    rng = np.random.default_rng(0)
+    sections = []
+    for lengths in ([0, 4, 0], [7, 3, 5]):
+        features = rng.normal(size=(3, 7, 6)).astype(np.float32)
+        features = jnp.pad(features, ((0, 0), (0, padding), (0, 0)), constant_values=np.nan)
+        sections.append(Section(features, jnp.array(lengths)))
+    return Conditions(jnp.array([TASK_IDS[t] for t in tasks]), None, *sections)
+
+
+def item(tree, i):
+    return jax.tree.map(lambda a: a[i : i + 1], tree)
+
+
+@partial(jax.jit, static_argnames=("aligned", "sampling"))
+def uncached_step(model, conditions, tokens, step, frames, aligned, sampling):
+    """Draw one step from a pass over the whole sequence."""
+    pattern = model.pattern
+    steps = jnp.array([tokens.shape[1] - 1])
+
+    def logits(conditions):
+        return model.logits(model(conditions, tokens, steps)[:, step])
+
+    wanted = logits(conditions)
+    if sampling.guidance != 1:
+        other = logits(drop_sections(conditions, sampling.guided))
+        wanted = other + sampling.guidance * (wanted - other)
+    wanted = jnp.where(pattern.allowed(step, frames, aligned), wanted, -jnp.inf)
+    drawn, frames = pattern.settle(wanted.argmax(-1), step, frames)
+    return tokens.at[:, step].set(drawn), frames
+
+
+def uncached_greedy(model, conditions, frames, aligned=True, sampling=GREEDY, longest=6):
+    """Token by token, the whole sequence anew each time, one item, without a cache."""
+    pattern = model.pattern
+    shape = (1, pattern.steps(longest) + 1, pattern.heads)
+    tokens = jnp.full(shape, pattern.vocabulary.pad)
+    step, frames = 0, jnp.array([frames])
+    while step < pattern.steps(int(frames[0])):
+        tokens, frames = uncached_step(model, conditions, tokens, step, frames, aligned, sampling)
+        step += 1
+    tokens = tokens.at[:, pattern.steps(int(frames[0]))].set(pattern.vocabulary.end)
+    return pattern.revert(tokens)
+
+
+def assert_same(codes, i, expected):
+    acoustic, semantic, frames = expected
+    n = int(frames[0])
+    assert codes.frames[i] == n
+    for ours, theirs in ((codes.acoustic, acoustic), (codes.semantic, semantic)):
+        np.testing.assert_array_equal(ours[i, :, :n], theirs[0, :, :n])
+        assert not np.any(ours[i, :, n:])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
+)
+def test_greedy_equals_the_uncached_reference(changes):
+    model = make(**changes)
+    codes = generate(model, conditions(), FRAMES, KEYS, GREEDY)
+    assert codes.acoustic.shape == (3, 3, 6)
+    for i in range(3):
+        expected = uncached_greedy(model, item(conditions(), i), FRAMES[i])
+        assert_same(codes, i, expected)
+    assert len(np.unique(codes.acoustic)) > 4  # it does not say one thing only
+
+
+def test_guidance_equals_the_uncached_reference():
+    model = make()
+    sampling = dataclasses.replace(GREEDY, guidance=3.0, guided=("input",))
+    codes = generate(model, conditions(), FRAMES, KEYS, sampling)
+    for i in range(2):
+        expected = uncached_greedy(model, item(conditions(), i), FRAMES[i], sampling=sampling)
+        assert_same(codes, i, expected)
+    plain = generate(model, conditions(), FRAMES, KEYS, GREEDY)
+    assert np.any(plain.acoustic != codes.acoustic)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, top_k=15, top_p=0.9)])
+def test_codes_do_not_depend_on_the_batch(sampling):
+    model = make()
+    tasks = ("sr", "edit", "tse")
+    together = generate(model, conditions(tasks), FRAMES, KEYS, sampling)
+    padded = generate(model, conditions(tasks, padding=5), FRAMES, KEYS, sampling, max_frames=9)
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(padded), strict=True):
+        np.testing.assert_array_equal(a, b[..., : a.shape[-1]])
+    for i in range(3):
+        one, frames, keys = item((conditions(tasks), FRAMES, KEYS), i)
+        alone = generate(model, one, frames, keys, sampling, max_frames=6)
+        assert_same(together, i, (alone.acoustic, alone.semantic, alone.frames))
+    order = np.array([2, 0, 1])
+    shuffled, frames, keys = jax.tree.map(lambda a: a[order], (conditions(tasks), FRAMES, KEYS))
+    again = generate(model, shuffled, frames, keys, sampling)
+    np.testing.assert_array_equal(again.acoustic, together.acoustic[order])
+
+
+def test_another_key_gives_other_codes_and_the_same_key_the_same():
+    model = make()
+    first, again = (generate(model, conditions(), FRAMES, KEYS) for _ in range(2))
+    other = generate(model, conditions(), FRAMES, jax.random.split(KEYS[0], 3))
+    np.testing.assert_array_equal(first.semantic, again.semantic)
+    assert np.mean(first.semantic != other.semantic) > 0.2
+
+
+def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
+    model = make()
+    frames = np.array([20, 20, 0])
+    runs = [
+        generate(model, conditions(("sr", "edit", "tse")), frames, jax.random.split(key, 3))
+        for key in jax.random.split(jax.random.key(0), 12)
+    ]
+    for run in runs:
+        assert run.frames[0] == 20 and run.frames[2] == 0
+        assert 1 <= run.frames[1] <= 20
+        assert np.all((run.acoustic >= 0) & (run.acoustic < 20))
+        assert np.all((run.semantic >= 0) & (run.semantic < 10))
+    ends = {int(run.frames[1]) for run in runs}
+    assert len(ends) > 2 and min(ends) < 20
+
+
+def test_open_end_equals_the_uncached_reference():
+    model = make()
+    ends = set()
+    for seed in range(4):
+        one = item(conditions(("edit", "edit", "edit")), 0)
+        section = Section(one.input.features + seed, one.input.lengths)
+        one = dataclasses.replace(one, input=section)
+        codes = generate(model, one, np.array([30]), KEYS[:1], GREEDY)
+        assert_same(codes, 0, uncached_greedy(model, one, 30, aligned=False, longest=30))
+        ends.add(int(codes.frames[0]))
+    assert min(ends) < 30
+
+
+@pytest.mark.parametrize("pattern", ["delay", "parallel"])
+def test_dynamic_segments_agree_and_add_up_to_the_frames(pattern):
+    model = make(pattern=pattern, max_segment=4)
+    frames = np.array([13, 1, 9])
+    codes = generate(model, conditions(), frames, KEYS)
+    for i in range(3):
+        n = int(codes.frames[i])
+        acoustic, semantic = codes.acoustic[i, :, :n] // 20 + 1, codes.semantic[i, :, :n] // 10 + 1
+        lengths = np.asarray(semantic[0])
+        np.testing.assert_array_equal(acoustic, np.tile(lengths, (3, 1)))
+        np.testing.assert_array_equal(semantic, np.tile(lengths, (3, 1)))
+        assert lengths.sum() == frames[i]
+    assert codes.frames[0] < 13
+
+
+def frequencies(sampling, logits, allowed, draws=20000):
+    keys = jax.random.split(jax.random.key(0), draws)
+    shape = (draws, 1, len(logits))
+    pick = jax.jit(partial(_pick, sampling=sampling))
+    tokens = pick(jnp.broadcast_to(logits, shape), jnp.broadcast_to(allowed, shape), keys=keys)
+    return np.bincount(np.ravel(tokens), minlength=len(logits))
+
+
+@pytest.mark.parametrize(
+    "sampling, kept",
+    [
+        (Sampling(), [0, 1, 2, 3, 4]),
+        (Sampling(temperature=0.5), [0, 1, 2, 3, 4]),
+        (Sampling(top_k=3), [0, 1, 2]),
+        (Sampling(top_p=0.75), [0, 1]),  # 0.5 + 0.26 = 0.76
+        (Sampling(top_k=4, top_p=0.9), [0, 1, 2]),
+    ],
+)
+def test_samples_have_the_distribution_they_should(sampling, kept):
+    p = np.array([0.5, 0.26, 0.14, 0.06, 0.04, 0.0])
+    logits = np.log(np.array([*p[:5], 9.0])).astype(np.float32)  # the last is not allowed
+    counts = frequencies(sampling, logits, np.arange(6) < 5)
+    expected = np.zeros(6)
+    expected[kept] = p[kept] ** (1 / sampling.temperature)
+    expected *= counts.sum() / expected.sum()
+    assert counts[expected == 0].sum() == 0
+    kept = expected > 0
+    chi_square = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
+    assert chi_square < 20  # 4 degrees of freedom: exceeded once in 2000
+
+
+def test_heads_are_drawn_independently():
+    logits = jnp.zeros((4000, 2, 4))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    tokens = np.asarray(_pick(logits, jnp.array(True), keys=keys, sampling=Sampling()))
+    joint = np.bincount(4 * tokens[:, 0] + tokens[:, 1], minlength=16)
+    assert ((joint - 250) ** 2 / 250).sum() < 40  # 15 degrees of freedom
+
+
+def test_bad_arguments_are_refused():
+    model = make()
+    with pytest.raises(ValueError, match=r"must be in \[0, 5\]"):
+        generate(model, conditions(), FRAMES, KEYS, max_frames=5)
+    with pytest.raises(ValueError, match="3 typed keys"):
+        generate(model, conditions(), FRAMES, KEYS[:2])
+    for bad in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"guided": ("x",)}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Sampling(**bad)
