@@ -54,6 +54,7 @@ class QuantiserConfig:
     epsilon: float = 1e-5  # of the Laplace-smoothed counts
     kmeans_iterations: int = 50
     dropout: bool = True  # keep 1..codebooks layers per batch in training
+    dead_code_threshold: float = 0.0  # replace codes of a smaller averaged count; 0: never
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,9 @@ _TINY = HCodecConfig(
     features=FeatureConfig(kind="log_mel"),
     encoder=SpectralConfig(n_fft=640, hop=320, width=96, inner=288, blocks=3, layers=1, heads=4),
     semantic=SemanticConfig(channels=80, width=96, strides=(2,)),
-    quantiser=QuantiserConfig(codebooks=4, codebook_size=256, width=64, dropout=False),
+    quantiser=QuantiserConfig(
+        codebooks=4, codebook_size=256, width=64, dropout=False, dead_code_threshold=0.2
+    ),
     decoder=DecoderConfig(
         width=128,
         inner=384,

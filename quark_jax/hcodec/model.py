@@ -100,9 +100,10 @@ class HCodec(nnx.Module):
         groups = int(jnp.max(jnp.sum(codes.lengths > 0, axis=1)))
         return jax.tree.map(lambda a: a[..., :groups], codes)
 
-    def decode(self, codes: Codes) -> jax.Array:
+    def decode(self, codes: Codes, frames: int | None = None) -> jax.Array:
         """Codes to a wave [batch, samples], samples = frames * hop; a shorter item of a batch
-        with dynamic frame rate is followed by zeros. Raises UserError where shapes do not fit."""
+        with dynamic frame rate is followed by zeros. `frames`, of the longest item, has to be
+        given where the codes are traced. Raises UserError where shapes do not fit."""
         want, have = self.config.quantiser.codebooks, codes.acoustic.shape[1]
         if have != want or codes.semantic.shape != codes.acoustic.shape:
             raise UserError(
@@ -115,7 +116,7 @@ class HCodec(nnx.Module):
                 + ("needs segment lengths" if self.config.dynamic else "has no segment lengths")
                 + "; use codes that it made"
             )
-        return _decode(self, codes, codes.frames)
+        return _decode(self, codes, codes.frames if frames is None else frames)
 
     def _checked(self, wave: jax.Array, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config

@@ -28,8 +28,8 @@ class QuantiserState(NamedTuple):
 class Quantised(NamedTuple):
     """What the quantiser gives in training."""
 
-    output: jax.Array  # [batch, time, width], gradient through the rotation trick
-    codes: jax.Array  # [batch, codebooks, time]
+    output: jax.Array  # [batch, time, width], gradient by the rotation trick; 0 where masked
+    codes: jax.Array  # [batch, codebooks, time], DROPPED also where masked
     commitment: jax.Array  # scalar, mean over layers
     state: QuantiserState  # of the step after
 
@@ -132,7 +132,7 @@ class ResidualQuantiser(nnx.Module):
         batch: on a mesh, over the global one. Masked frames count nowhere.
         """
         config = self.config
-        x = x.astype(jnp.float32)
+        x = masked(x.astype(jnp.float32), mask)
         valid = jnp.ones(x.shape[:2], bool) if mask is None else mask[..., 0]
         keep_key, *layer_keys = jax.random.split(key, config.codebooks + 1)
         kept = config.codebooks
@@ -142,28 +142,31 @@ class ResidualQuantiser(nnx.Module):
         residual, output = x, jnp.zeros_like(x)
         codes, losses, states = [], [], []
         for i, layer_key in enumerate(layer_keys):
-            before = QuantiserState(*(value[i] for value in self.state))
-            before = self._begin(before, jax.lax.stop_gradient(residual), valid, layer_key)
-            index = nearest(jax.lax.stop_gradient(residual), before.embed)
-            row = before.embed[index]
             on = i < kept
+            held = jax.lax.stop_gradient(residual)
+            before = QuantiserState(*(value[i] for value in self.state))
+            # A dropped layer does not begin either: what is left of the kept ones is not its input.
+            begins = ~before.initialised & on & jnp.any(valid)
+            before = self._begin(before, held, valid, layer_key, begins)
+            index = nearest(held, before.embed)
+            row = before.embed[index]
             count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
             loss = jnp.sum(masked((row - residual) ** 2, valid[..., None])) / count
             output = output + jnp.where(on, rotate_to(residual, row), 0)
-            after = self._move(before, jax.lax.stop_gradient(residual), index, valid)
+            after = self._move(before, held, index, valid)
             states.append(jax.tree.map(lambda a, b, on=on: jnp.where(on, a, b), after, before))
             losses.append(jnp.where(on, loss, 0))
             codes.append(jnp.where(on & valid, index, DROPPED))
             residual = residual - jnp.where(on, row, 0)
         return Quantised(
-            output=output,
+            output=jnp.where(valid[..., None], output, 0),
             codes=jnp.stack(codes, axis=1),
             commitment=jnp.mean(jnp.stack(losses)),
             state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
         )
 
-    def _begin(self, state: QuantiserState, x, valid, key) -> QuantiserState:
-        def begin(_):
+    def _begin(self, state: QuantiserState, x, valid, key, begins) -> QuantiserState:
+        def begin():
             means, counts = kmeans(
                 x.reshape(-1, x.shape[-1]),
                 valid.reshape(-1),
@@ -171,17 +174,36 @@ class ResidualQuantiser(nnx.Module):
                 self.config.kmeans_iterations,
                 key,
             )
-            return QuantiserState(means, means * counts[:, None], counts, jnp.array(True))
+            sums = means * counts[:, None]
+            return QuantiserState(self._mean(sums, counts), sums, counts, jnp.array(True))
 
-        return jax.lax.cond(state.initialised, lambda s: s, begin, state)
+        return jax.lax.cond(begins, begin, lambda: state)
 
     def _move(self, state: QuantiserState, x, index, valid) -> QuantiserState:
-        size, decay, epsilon = self.config.codebook_size, self.config.decay, self.config.epsilon
-        onehot = jax.nn.one_hot(index, size) * valid[..., None]
+        decay = self.config.decay
+        onehot = jax.nn.one_hot(index, self.config.codebook_size) * valid[..., None]
         counts = decay * state.counts + (1 - decay) * jnp.sum(onehot, axis=(0, 1))
         sums = decay * state.sums + (1 - decay) * jnp.einsum(
             "btk,btd->kd", onehot, x, precision=jax.lax.Precision.HIGHEST
         )
-        total = jnp.sum(counts)
-        smoothed = (counts + epsilon) / (total + size * epsilon) * total
-        return QuantiserState(sums / smoothed[:, None], sums, counts, state.initialised)
+        return QuantiserState(self._mean(sums, counts), sums, counts, state.initialised)
+
+    def _mean(self, sums: jax.Array, counts: jax.Array) -> jax.Array:
+        """Sums over counts, the counts Laplace-smoothed: an unused code goes to zero."""
+        epsilon, total = self.config.epsilon, jnp.sum(counts)
+        smoothed = (counts + epsilon) / (total + self.config.codebook_size * epsilon) * total
+        return sums / smoothed[:, None]
+
+    def _revive(self, state: QuantiserState, x, valid, key) -> QuantiserState:
+        """Put rows drawn from the batch in the place of codes that are hardly used."""
+        threshold = self.config.dead_code_threshold
+        if threshold == 0:
+            return state
+        dead = state.counts < threshold
+        log_odds = jnp.where(valid.reshape(-1), 0.0, -jnp.inf)
+        rows = x.reshape(-1, x.shape[-1])[jax.random.categorical(key, log_odds, shape=dead.shape)]
+        return state._replace(
+            embed=jnp.where(dead[:, None], rows, state.embed),
+            sums=jnp.where(dead[:, None], rows * threshold, state.sums),
+            counts=jnp.where(dead, threshold, state.counts),
+        )

@@ -69,18 +69,19 @@ def fit(
     waiting: tuple[int, Metrics] | None = None
 
     def report() -> None:
-        # Read when the step after it is under way: the device never waits for the host.
         if waiting is not None:
             number, metrics = waiting
-            scalars = {name: float(value) for name, value in metrics.items()}
-            writer.write(number, scalars)
-            bar.set_postfix(loss=f"{scalars['loss']:.3f}")
+            loss = float(metrics["loss"])
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            if number % run.log_every == 0:
+                writer.write(number, {name: float(value) for name, value in metrics.items()})
 
     for number in range(start + 1, run.steps + 1):
         state, metrics = compiled(state, place_batch(next(batches), mesh))
+        # The step before is read while this one runs: the device never waits for the host.
         report()
-        waiting = (number, metrics) if number % run.log_every == 0 else None
-        bar.update()
+        waiting = number, metrics
         last = number == run.steps
         if last or (run.eval_every and number % run.eval_every == 0):
             report()
@@ -88,7 +89,6 @@ def fit(
             writer.write(number, evaluate(state, number))
         if last or number % run.save_every == 0:
             checkpoints.save(number, state, batches, config)
-    report()
     bar.close()
     checkpoints.close()
     writer.close()
