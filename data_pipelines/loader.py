@@ -15,8 +15,9 @@ from absl import flags
 
 from data_pipelines.cuts import Cutter
 from data_pipelines.manifests import Entry
+from data_pipelines.shards import from_int16
 from data_pipelines.simulation import fit, set_peak
-from data_pipelines.tokenised import TokenisedDataset, from_int16
+from data_pipelines.tokenised import TokenisedDataset
 from quark_jax.errors import UserError
 from quark_jax.lm.tasks import TASK_IDS
 

@@ -6,7 +6,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from data_pipelines import Entry, SpeechRestoration, codec_batches, token_batches, tokenise
-from data_pipelines.tokenised import from_int16
+from data_pipelines.shards import from_int16
 from quark_jax import audio
 from quark_jax.errors import UserError
 

@@ -18,7 +18,7 @@ from data_pipelines import (
     samples_manifest,
     tokenise,
 )
-from data_pipelines.tokenised import from_int16, to_int16
+from data_pipelines.shards import from_int16, to_int16
 from quark_jax.errors import UserError
 
 CODEC = {"codec": "stand-in", "codec_hash": "a1b2", "progress": False}
@@ -179,6 +179,19 @@ def test_half_of_another_codecs_shards_is_not_gone_on_with(sources, encode, tmp_
     made = tokenise(sources, other, tmp_path, **CODEC | {"codec_hash": "ffff"}, **options)
     expected = other(sources["train"][0].target[None]).acoustic[0]
     assert np.array_equal(made.records("train")[0]["acoustic"], expected)
+
+
+def test_a_folder_that_cannot_be_made_is_named(sources, encode, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"^.*file/x: cannot be made"):
+        tokenise(sources, encode, tmp_path / "file/x", **CODEC)
+
+
+def test_leftovers_of_a_late_interruption_are_removed(sources, encode, tmp_path):
+    tokenise(sources, encode, tmp_path, **CODEC)
+    (tmp_path / "tokenised/shards-0123").mkdir()
+    tokenise(sources, encode, tmp_path, **CODEC)
+    assert sorted(p.name for p in (tmp_path / "tokenised").iterdir()) == ["1.0.0"]
 
 
 def test_what_is_not_there_is_named(sources, encode, tmp_path):
