@@ -14,6 +14,7 @@ from quark_jax.nn import (
     conv,
     frame_mask,
     group_norm,
+    hann_buffer,
     layer_norm,
     linear,
     masked,
@@ -70,6 +71,7 @@ class ISTFTHead(nnx.Module):
 
     def __init__(self, width: int, n_fft: int, hop: int, *, dtype: Dtype, rngs: nnx.Rngs):
         self.out = linear(width, n_fft + 2, axes=("embed", None), dtype=dtype, rngs=rngs)
+        self.window = hann_buffer(n_fft)
         self.n_fft, self.hop = n_fft, hop
 
     def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:

@@ -6,7 +6,15 @@ from flax import nnx
 
 from quark_jax.audio import stft
 from quark_jax.hcodec.config import SpectralConfig
-from quark_jax.nn import ConvNeXt, RecurrentTransformer, conv, frame_mask, layer_norm, masked
+from quark_jax.nn import (
+    ConvNeXt,
+    RecurrentTransformer,
+    conv,
+    frame_mask,
+    hann_buffer,
+    layer_norm,
+    masked,
+)
 from quark_jax.nn.layers import Dtype
 
 
@@ -38,6 +46,7 @@ class SpectralEncoder(nnx.Module):
         self.out = conv(
             width, outputs, 2 * stride + 1, stride=stride, padding=stride, dtype=dtype, rngs=rngs
         )
+        self.window = hann_buffer(config.n_fft)
         self.n_fft, self.hop = config.n_fft, config.hop
 
     def __call__(self, wave: jax.Array, samples: jax.Array | None = None) -> jax.Array:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from quark_jax.errors import UserError
 from quark_jax.hcodec.config import DecoderConfig, HCodecConfig, SeanetConfig, SpectralConfig
 from quark_jax.hcodec.model import HCodec
 from quark_jax.interop.files import read_state
@@ -24,6 +25,7 @@ from quark_jax.interop.table import (
     load_torch,
     to_torch,
 )
+from quark_jax.nn import hann_buffer
 
 Entries = Iterator[Entry]
 
@@ -87,6 +89,7 @@ def _seanet(config: SeanetConfig) -> Entries:
 
 
 def _spectral(config: SpectralConfig) -> Entries:
+    yield Entry("encoder.stft.window", "encoder.window")
     yield from _affine("encoder.embed.conv", "encoder.embed", CONV)
     yield from _norm("encoder.norm", "encoder.norm")
     yield from _convnext("encoder.prior_net", "encoder.blocks", config.blocks)
@@ -112,6 +115,7 @@ def _decoder(config: DecoderConfig) -> Entries:
     yield from _recurrent("decoder.prior_net.3", "decoder.transformer", config.layers)
     yield from _norm("decoder.prior_net.7", "decoder.group_norm")
     yield from _affine("decoder.head.out", "decoder.head.out")
+    yield Entry("decoder.head.istft.window", "decoder.head.window")
 
 
 def _semantic_units(torch: str, path: str, stage: int) -> Entries:
@@ -180,18 +184,6 @@ def hcodec_table(config: HCodecConfig) -> list[Entry]:
     return entries
 
 
-def _windows(config: HCodecConfig) -> dict[str, np.ndarray]:
-    """Buffers of the published modules that are no weights: the periodic Hann windows."""
-
-    def hann(size: int) -> np.ndarray:
-        return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
-
-    windows = {"decoder.head.istft.window": hann(config.decoder.n_fft)}
-    if isinstance(config.encoder, SpectralConfig):
-        windows["encoder.stft.window"] = hann(config.encoder.n_fft)
-    return windows
-
-
 def load_hcodec(
     state: Mapping[str, np.ndarray] | str | Path, config: HCodecConfig, *, dtype=None
 ) -> HCodec:
@@ -200,12 +192,17 @@ def load_hcodec(
     if not isinstance(state, Mapping):
         source, state = str(state), read_state(state)
     codec = nnx.eval_shape(lambda: HCodec(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    windows = _windows(config)
-    rest = {name: array for name, array in state.items() if name not in windows}
-    load_torch(codec, hcodec_table(config), rest, source=source)
+    table = hcodec_table(config)
+    load_torch(codec, table, state, source=source)
+    for name in (entry.torch for entry in table if entry.torch.endswith(".window")):
+        window = np.asarray(state[name])
+        if not np.allclose(window, hann_buffer(window.size)[...], atol=1e-2):
+            raise UserError(
+                f"{source}: {name} is not a periodic Hann window; no other is supported"
+            )
     return codec
 
 
 def hcodec_to_torch(codec: HCodec) -> dict[str, np.ndarray]:
     """See `HCodec.to_torch`."""
-    return to_torch(codec, hcodec_table(codec.config)) | _windows(codec.config)
+    return to_torch(codec, hcodec_table(codec.config))

@@ -2,10 +2,12 @@
 
 from quark_jax.nn.convnext import ConvNeXt, ConvNeXtBlock
 from quark_jax.nn.layers import (
+    Buffer,
     DepthwiseConv,
     conv,
     embed,
     group_norm,
+    hann_buffer,
     layer_norm,
     linear,
     rms_norm,
@@ -16,6 +18,7 @@ from quark_jax.nn.rotary import rotate_half, rotate_pairs
 
 __all__ = [
     "LSTM",
+    "Buffer",
     "ConvNeXt",
     "ConvNeXtBlock",
     "DepthwiseConv",
@@ -26,6 +29,7 @@ __all__ = [
     "embed",
     "frame_mask",
     "group_norm",
+    "hann_buffer",
     "key_mask",
     "layer_norm",
     "linear",

@@ -9,9 +9,21 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Dtype = jnp.dtype | type | None
+
+
+class Buffer(nnx.Variable):
+    """A tensor that goes with the weights, to files and back, and is never trained."""
+
+
+def hann_buffer(size: int) -> Buffer:
+    """Periodic Hann window [size], as checkpoints of STFT modules hold it. It is not read: the
+    transforms in `quark_jax.audio` have the window as a constant."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    return Buffer(jnp.asarray(window, jnp.float32))
 
 
 def linear(
