@@ -6,14 +6,26 @@ from os import PathLike
 
 from etils import epath
 
+from quark_jax.errors import UserError
+
 
 @contextmanager
 def replacing(path: str | PathLike) -> Iterator[epath.Path]:
-    """A path beside `path`, of its suffix, to write to; renamed to `path` if the block succeeds."""
+    """A path beside `path`, of its suffix, to write to; renamed to `path` if the block succeeds.
+
+    Raises UserError where `path` cannot be written.
+    """
     path = epath.Path(path)
+    if "://" not in str(path) and not path.parent.is_dir():  # buckets have no folders
+        raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
     beside = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield beside
         beside.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "check the folder's permissions and space"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)

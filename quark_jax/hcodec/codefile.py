@@ -41,35 +41,48 @@ class CodeFile:
     source_samples: int  # true length of the recording, at its own rate
 
 
-def _pack(numbers: np.ndarray, bits: int) -> bytes:
-    shifts = np.arange(bits - 1, -1, -1)
+def _bits(limit: int) -> int:
+    """Bits that hold any of 0 to limit - 1."""
+    return max(1, (limit - 1).bit_length())
+
+
+def _pack(numbers: np.ndarray, limit: int) -> bytes:
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < limit:
+        raise UserError(
+            f"codes: {numbers.min()} to {numbers.max()} where 0 to {limit - 1} is possible; "
+            "pass plain codes of one recording, without padding"
+        )
+    shifts = np.arange(_bits(limit) - 1, -1, -1)
     return np.packbits((numbers.reshape(-1, 1) >> shifts & 1).astype(np.uint8)).tobytes()
 
 
-def _unpack(payload: bytes, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
+def _unpack(payload: bytes, limit: int, shape: tuple[int, ...]) -> np.ndarray:
+    count, bits = int(np.prod(shape)), _bits(limit)
     flags = np.unpackbits(np.frombuffer(payload, np.uint8), count=count * bits)
     weights = 1 << np.arange(bits - 1, -1, -1)
     return (flags.reshape(count, bits) @ weights).astype(np.int32).reshape(shape)
 
 
-def _bytes(count: int, bits: int) -> int:
-    return -(-count * bits // 8)
+def _bytes(count: int, limit: int) -> int:
+    return -(-count * _bits(limit) // 8)
 
 
 def write_codes(path: str | Path, file: CodeFile) -> None:
-    """Write a code file, beside `path` first and then in its place."""
+    """Write a code file, beside `path` first and then in its place. Raises UserError where the
+    codes are not those of one recording, or `path` cannot be written."""
     codes = file.codes
-    codebooks, groups = codes.acoustic.shape[1:]
-    bits = max(1, (file.codebook_size - 1).bit_length())
+    batch, codebooks, groups = codes.acoustic.shape
+    if batch != 1:
+        raise UserError(f"{path}: codes of {batch} recordings; write each to a file of its own")
     header = {
         field.name: getattr(file, field.name)
         for field in dataclasses.fields(file)
         if field.name != "codes"
     } | {"codebooks": codebooks, "groups": groups, "dynamic": codes.lengths is not None}
-    payload = b"".join(_pack(np.asarray(s[0]), bits) for s in (codes.acoustic, codes.semantic))
+    streams = (np.asarray(codes.acoustic), np.asarray(codes.semantic))
+    payload = b"".join(_pack(stream, file.codebook_size) for stream in streams)
     if codes.lengths is not None:
-        payload += _pack(np.asarray(codes.lengths[0]) - 1, max(1, (file.longest - 1).bit_length()))
+        payload += _pack(np.asarray(codes.lengths) - 1, file.longest)
     text = json.dumps(header, sort_keys=True).encode()
     body = _MAGIC + bytes([_VERSION]) + struct.pack("<I", len(text)) + text + payload
     with replacing(path) as beside:
@@ -97,15 +110,14 @@ def read_codes(path: str | Path) -> CodeFile:
     try:
         header = json.loads(data[12 : 12 + size])
         codebooks, groups, dynamic = (header.pop(k) for k in ("codebooks", "groups", "dynamic"))
-        bits = max(1, (header["codebook_size"] - 1).bit_length())
-        length_bits = max(1, (header["longest"] - 1).bit_length())
-        stream, payload = _bytes(codebooks * groups, bits), data[12 + size : -4]
-        if len(payload) != 2 * stream + (_bytes(groups, length_bits) if dynamic else 0):
-            raise damaged
+        limit, longest = header["codebook_size"], header["longest"]
+        stream, payload = _bytes(codebooks * groups, limit), data[12 + size : -4]
+        if len(payload) != 2 * stream + (_bytes(groups, longest) if dynamic else 0):
+            raise ValueError("payload of another size")
         shape = (1, codebooks, groups)
-        acoustic = _unpack(payload[:stream], bits, shape)
-        semantic = _unpack(payload[stream : 2 * stream], bits, shape)
-        lengths = _unpack(payload[2 * stream :], length_bits, (1, groups)) + 1 if dynamic else None
+        acoustic = _unpack(payload[:stream], limit, shape)
+        semantic = _unpack(payload[stream : 2 * stream], limit, shape)
+        lengths = _unpack(payload[2 * stream :], longest, (1, groups)) + 1 if dynamic else None
         return CodeFile(Codes(acoustic, semantic, lengths), **header)
     except (ValueError, KeyError, TypeError) as error:
         raise damaged from error

@@ -89,14 +89,16 @@ class Tokeniser:
         Raises UserError where the audio cannot be used.
         """
         if isinstance(recording, str | PathLike):
-            name = str(recording)
             wave, rate = audio.read(recording, mono=mono)
         else:
-            name, wave = "audio", np.asarray(recording, np.float32)
-            if rate is None:
+            wave = np.asarray(recording)
+            if rate is None or rate < 1:
                 raise UserError("audio: an array needs its rate in Hz; pass rate=")
-            if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
-                raise UserError(f"{name}: pass one channel [samples] of finite numbers")
+            if wave.ndim != 1 or not wave.size or not np.issubdtype(wave.dtype, np.floating):
+                raise UserError("audio: pass one channel [samples] of floating point in [-1, 1]")
+            wave = wave.astype(np.float32)
+            if not np.isfinite(wave).all():
+                raise UserError("audio: holds NaN or infinite samples; repair the recording")
         resampled = audio.resample(wave, rate, self.config.sample_rate)
         return CodeFile(
             codes=self._encode(resampled, threshold),
@@ -129,7 +131,7 @@ class Tokeniser:
 
     def _encode(self, wave: np.ndarray, threshold: float | None) -> Codes:
         hop, dynamic = self.config.hop, self.config.dynamic is not None
-        frames = -(-len(wave) // hop)
+        frames = max(1, -(-len(wave) // hop))
         wave = np.pad(wave, (0, frames * hop - len(wave)))
         parts = []
         # Segments of windows that overlap would not meet at a frame: dynamic rates have no context.
@@ -175,7 +177,7 @@ class Tokeniser:
         size = max(1, int(self.config.frame_rate))
         while size < frames:
             size *= 2
-        return size
+        return min(size, int(_WINDOW * self.config.frame_rate))
 
 
 @jax.jit
