@@ -1,5 +1,6 @@
 """What an H-Codec is made of: one frozen config with the published versions as presets."""
 
+import math
 from dataclasses import dataclass, replace
 
 from quark_jax.encoders.features import FeatureConfig
@@ -104,7 +105,7 @@ class HCodecConfig:
     dynamic: DynamicConfig | None = None
 
     def __post_init__(self):
-        if self.hop * self.frame_rate != self.sample_rate:
+        if self.frame_rate <= 0 or self.hop * self.frame_rate != self.sample_rate:
             raise UserError(
                 f"codec {self.name}: {self.sample_rate} Hz is not a whole number of samples at "
                 f"{self.frame_rate} frames/s; choose a frame rate that divides it"
@@ -113,6 +114,23 @@ class HCodecConfig:
             raise UserError(
                 f"codec {self.name}: decoder hop {self.decoder.hop} x upsample "
                 f"{self.decoder.upsample} is not the codec hop {self.hop}; make them equal"
+            )
+        encoder = self.encoder
+        if isinstance(encoder, SeanetConfig):
+            step = math.prod(encoder.strides) * encoder.last_stride
+            fits = step == self.hop
+        else:
+            step = encoder.hop
+            fits = self.hop % step == 0
+        if not fits:
+            raise UserError(
+                f"codec {self.name}: encoder steps of {step} samples do not make its hop of "
+                f"{self.hop}; change the encoder's strides or hop"
+            )
+        if math.prod(self.semantic.strides) * self.frame_rate != 50:
+            raise UserError(
+                f"codec {self.name}: semantic.strides {list(self.semantic.strides)} do not bring "
+                f"50 Hz to {self.frame_rate} frames/s; change the strides"
             )
 
     @property

@@ -96,7 +96,8 @@ class ResidualQuantiser(nnx.Module):
         shape = (config.codebooks, config.codebook_size, config.width)
         embed = jax.nn.initializers.he_uniform()(rngs.params(), shape, jnp.float32)
         self.embed = CodebookStatistic(embed, axes=("layers", "codebook", None))
-        self.sums = CodebookStatistic(embed, axes=("layers", "codebook", None))
+        # A copy: buffers that are given to a step to overwrite must not be one.
+        self.sums = CodebookStatistic(jnp.copy(embed), axes=("layers", "codebook", None))
         self.counts = CodebookStatistic(jnp.ones(shape[:2]), axes=("layers", "codebook"))
         self.initialised = CodebookStatistic(jnp.zeros(shape[:1], bool))
         self.config = config
