@@ -1,11 +1,10 @@
-"""Deterministic weights and inputs for the golden vectors: full-size weights need no storage.
+"""Deterministic weights and inputs for the golden vectors: full sizes need no storage.
 
 Every tensor is a pure function of (seed, name, shape): the same call gives the same numbers in
 NumPy on any machine, whatever framework they are then loaded into. Names and shapes are those of
-the published PyTorch checkpoints, listed in ../spec/state_dict/*.json.
+the published PyTorch checkpoints, listed in state_dict/.
 
-    from recipe import weights, signal
-    state = weights(json.load(open("../spec/state_dict/hcodec_1.0.json")), seed=0)
+    state = weights(json.load(open("state_dict/hcodec_1.0.json")), seed=0)
 """
 
 import zlib
