@@ -70,9 +70,15 @@ class SSLFeatures(nnx.Module):
     def __call__(self, wave: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         """Features [batch, samples // 320, channels]; `lengths` [batch] counts samples of each.
 
-        An item's frames are those that it has alone; frames past it are zero.
+        An item's frames are those that it has alone; frames past it are zero. UserError where the
+        wave is shorter than a frame.
         """
         frames = wave.shape[1] // SAMPLES_PER_FRAME
+        if frames == 0:
+            raise UserError(
+                f"wave: {wave.shape[1]} samples are less than one frame of {SAMPLES_PER_FRAME}; "
+                "pad it"
+            )
         wave = wave[:, : frames * SAMPLES_PER_FRAME]
         mask = None
         if lengths is not None:

@@ -69,14 +69,18 @@ def test_padded_mixed_and_compressed_as_published(hubert, layers):
 def test_item_of_a_batch_gets_what_it_gets_alone(hubert, kind):
     folder = hubert[1] if kind == "hugging_face" else None
     features = SSLFeatures(FeatureConfig(kind, folder, normalise=True))
-    wave, lengths = _wave(2, 4800), np.array([4800, 2000])  # the second ends within a frame
+    # The second item ends within a frame, the third is empty.
+    wave, lengths = _wave(3, 4800), np.array([4800, 2000, 0])
     together = _apply(features, wave, lengths)
-    alone = _apply(features, wave[1:, :2000])
+    alone = _apply(features, wave[1:2, :2000])
     assert together.shape[1] == 15
     assert alone.shape[1] == 6
     np.testing.assert_allclose(together[1, :6], alone[0], atol=1e-5)
     np.testing.assert_allclose(together[0], _apply(features, wave[:1])[0], atol=1e-5)
     assert not together[1, 6:].any()
+    assert not together[2].any()
+    with pytest.raises(UserError, match="319 samples"):
+        features(wave[:, :319])
 
 
 def test_normalises_as_the_model_s_own_extractor(hubert):

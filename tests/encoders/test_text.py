@@ -28,7 +28,10 @@ T5 = {"d_model": 48, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vo
 MODELS = {
     "bert": (BertModel, BertConfig(**BERT)),
     "bert-wide-epsilon": (BertModel, BertConfig(**BERT, layer_norm_eps=0.1, hidden_act="gelu_new")),
-    "t5": (T5EncoderModel, T5Config(**T5, relative_attention_max_distance=20)),
+    "t5": (
+        T5EncoderModel,
+        T5Config(**T5, relative_attention_max_distance=20, layer_norm_epsilon=0.1),
+    ),
     "t5-gated": (T5EncoderModel, T5Config(**T5, feed_forward_proj="gated-gelu")),
     "t5-silu": (
         T5EncoderModel,
