@@ -1,8 +1,10 @@
-"""Writing that leaves the old file, or none, when it fails."""
+"""Files: writing that leaves the old one, or none, when it fails; reading JSON."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from typing import Any
 
 from etils import epath
 
@@ -29,3 +31,14 @@ def replacing(path: str | PathLike) -> Iterator[epath.Path]:
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_json(path: str | PathLike, remedy: str) -> Any:
+    """What a JSON file holds. Raises UserError, with `remedy`, where it is missing or damaged."""
+    path = epath.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {remedy}") from error

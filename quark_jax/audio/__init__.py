@@ -5,12 +5,13 @@ host; `resample_sinc`, `stft`, `istft` and `mel_spectrogram` are JAX functions t
 and differentiated.
 """
 
-from quark_jax.audio.io import AudioInfo, info, read, read_blocks, write
+from quark_jax.audio.io import FORMATS, AudioInfo, info, read, read_blocks, write
 from quark_jax.audio.mel import mel_filterbank, mel_spectrogram
 from quark_jax.audio.resample import resample, resample_sinc
 from quark_jax.audio.stft import istft, stft
 
 __all__ = [
+    "FORMATS",
     "AudioInfo",
     "info",
     "istft",

@@ -19,7 +19,7 @@ class LossConfig:
 
     mel: float = 15.0
     semantic: float = 1.0
-    commitment: float = 0.25
+    commitment: float = 1.0
 
 
 def mel_loss(reference: jax.Array, estimate: jax.Array, rate: int) -> jax.Array:

@@ -15,7 +15,7 @@ from quark_jax import audio
 from quark_jax.config import from_dict, to_dict
 from quark_jax.encoders.features import SSLFeatures
 from quark_jax.errors import UserError
-from quark_jax.files import replacing
+from quark_jax.files import read_json, replacing
 from quark_jax.hcodec.codefile import CodeFile
 from quark_jax.hcodec.codes import Codes
 from quark_jax.hcodec.config import HCodecConfig
@@ -46,12 +46,7 @@ class Tokeniser:
         damaged or does not fit."""
         folder = epath.Path(folder)
         path = folder / "config.json"
-        if not path.is_file():
-            raise UserError(f"{folder}: no codec here; give a folder that training wrote")
-        try:
-            fields = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); copy it again") from error
+        fields = read_json(path, "give a folder that training wrote")
         config = from_dict(HCodecConfig, fields, str(path))
         codec = HCodec.from_torch(folder / "model.safetensors", config)
         return cls(codec, SSLFeatures(config.features))
@@ -111,6 +106,13 @@ class Tokeniser:
             source_rate=rate,
             source_samples=len(wave),
         )
+
+    def encode_batch(self, waves: np.ndarray) -> Codes:
+        """Codes of waves [batch, samples] at the codec's rate, all of one length, at once."""
+        hop = self.config.hop
+        frames = -(-waves.shape[1] // hop)
+        padded = np.pad(waves, ((0, 0), (0, frames * hop - waves.shape[1])))
+        return _encode_window(self.codec, self.features, padded, jnp.full(len(waves), frames), None)
 
     def decode(self, file: CodeFile, rate: int | None = None) -> tuple[np.ndarray, int]:
         """Wave [samples] and its rate in Hz: that of the recording, or `rate`.

@@ -22,11 +22,9 @@ class LMConfig:
       order: which stream of a frame comes first.
       pattern: "delay", "parallel" or "flat" (see `quark_jax.lm.patterns`).
       label_smoothing: weight of the uniform distribution in the training target.
-      audio_encoder: the frozen encoder of audio sections ("log_mel" needs no weights).
-      audio_channels: its channels; features come at 50 Hz.
+      audio_channels: channels of the features of audio sections, which come at 50 Hz.
       stack_features: put two neighbouring feature frames in one position, 25 Hz.
-      text_encoder, text_channels: the frozen encoder of captions and its width; None and 0
-        where no task has a caption.
+      text_channels: width of the hidden states of captions; 0 where no task has a caption.
       task_rows: rows of the table of task vectors: those of `TASKS`, and room for your own.
       dtype: compute dtype, "float32" or "bfloat16" (parameters, softmax and loss are float32).
       scan, remat: how the layers are stored and what is recomputed (see `quark_jax.nn.stack`).
@@ -46,10 +44,8 @@ class LMConfig:
     order: tuple[str, str] = ("acoustic", "semantic")
     pattern: str = "delay"
     label_smoothing: float = 0.1
-    audio_encoder: str = "wavlm-base-plus"
     audio_channels: int = 768
     stack_features: bool = False
-    text_encoder: str | None = None
     text_channels: int = 0
     task_rows: int = 16
     dtype: str = "float32"
@@ -121,7 +117,6 @@ _PRESETS = {
         heads=4,
         kv_heads=4,
         mlp=512,
-        audio_encoder="log_mel",
         audio_channels=80,
     ),
     "small": LMConfig(),

@@ -1,6 +1,5 @@
 """Checkpoints of a run: state, data position and config together, by Orbax."""
 
-import json
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -87,14 +86,3 @@ def abstract(state: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings
     )
-
-
-def read_config(path: str | PathLike) -> dict[str, Any]:
-    """A config.json. Raises UserError where it is missing or damaged."""
-    path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a folder that training wrote")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); copy it again") from error

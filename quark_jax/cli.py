@@ -1,0 +1,179 @@
+"""The `quark` command."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from quark_jax.errors import UserError
+
+_MODEL = Path("runs/demo/model")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Bad input is one line on stderr and code 2."""
+    options = _parser().parse_args(arguments)
+    return guarded(lambda: options.run(options))
+
+
+def guarded(run: Callable[[], None]) -> int:
+    """`run`, with what a person can put right told in one line: 2; interrupted: 130."""
+    try:
+        run()
+    except UserError as error:
+        print(f"quark: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("quark: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quark",
+        description="Neural audio codec H-Codec and one language model for every audio task.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser(
+        "demo",
+        help="train a small system on the recordings that come with it, and restore one",
+        description="Prepare a corpus, train a small codec, tokenise, train a small language "
+        "model, restore a noisy recording; a few minutes on two cores. The same command goes on "
+        "after an interruption.",
+    )
+    demo.add_argument(
+        "--workdir", type=Path, default=Path("runs/demo"), help="default: %(default)s"
+    )
+    demo.set_defaults(run=_demo)
+
+    tokenize = _audio_command(
+        commands, "tokenize", "audio file to code file", ("in.wav", "out.hq"), _tokenize
+    )
+    tokenize.add_argument(
+        "--mono", choices=("mean", "first"), default="mean", help="how channels become one"
+    )
+    tokenize.add_argument(
+        "--threshold",
+        type=float,
+        help="similarity at or below which a segment begins (dynamic frame rate)",
+    )
+
+    detokenize = _audio_command(
+        commands, "detokenize", "code file to audio file", ("in.hq", "out.wav"), _detokenize
+    )
+    detokenize.add_argument("--rate", type=int, help="Hz; default: that of the recording")
+
+    restore = _audio_command(
+        commands, "restore", "degraded speech to clean speech", ("noisy.wav", "clean.wav"), _restore
+    )
+    restore.add_argument(
+        "--mono", choices=("mean", "first"), default="mean", help="how channels become one"
+    )
+    restore.add_argument("--seed", type=int, default=0, help="same seed, same result")
+    restore.add_argument(
+        "--temperature", type=float, help="0 takes the most probable code; default: %(default)s"
+    )
+    restore.add_argument("--top-k", type=int, help="draw from the k most probable codes alone")
+    return parser
+
+
+def _audio_command(
+    commands, name: str, text: str, files: tuple[str, str], run: Callable
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    command.add_argument("source", type=Path, metavar=files[0])
+    command.add_argument("target", type=Path, metavar=files[1])
+    command.add_argument(
+        "--model", type=Path, default=_MODEL, help="folder of the model; default: %(default)s"
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from quark_jax.demo import demo
+
+    demo(options.workdir)
+
+
+def _tokenize(options: argparse.Namespace) -> None:
+    from quark_jax.hcodec import Tokeniser, write_codes
+
+    _check_target(options.target, (".hq",))
+    file = Tokeniser.load(_folder(options.model) / "codec").encode(
+        options.source, mono=options.mono, threshold=options.threshold
+    )
+    write_codes(options.target, file)
+    seconds = file.source_samples / file.source_rate
+    bits = 8 * options.target.stat().st_size
+    print(f"{options.target}: {seconds:.2f} s, {bits / seconds:.0f} bit/s")
+
+
+def _detokenize(options: argparse.Namespace) -> None:
+    from quark_jax import audio
+    from quark_jax.hcodec import Tokeniser, read_codes
+
+    _check_target(options.target, audio.FORMATS)
+    file = read_codes(options.source)
+    tokeniser = Tokeniser.load(_folder(options.model) / "codec")
+    try:
+        wave, rate = tokeniser.decode(file, options.rate)
+    except UserError as error:
+        raise UserError(f"{options.source}: {error}") from error
+    audio.write(options.target, wave, rate)
+    print(f"{options.target}: {len(wave) / rate:.2f} s at {rate} Hz")
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from quark_jax import audio
+    from quark_jax.pipeline import RESTORATION, QuarkAudio
+
+    _check_target(options.target, audio.FORMATS)
+    given = {
+        name: getattr(options, name)
+        for name in ("temperature", "top_k")
+        if getattr(options, name) is not None
+    }
+    try:
+        sampling = replace(RESTORATION, **given)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    wave, rate = audio.read(options.source, mono=options.mono)
+    quark = QuarkAudio.load(_folder(options.model))
+    restored = quark.restore(
+        wave,
+        rate,
+        seed=options.seed,
+        sampling=sampling,
+        progress=lambda batches: tqdm(batches, desc="restoring", unit="batch"),
+    )
+    audio.write(options.target, restored, rate)
+    print(f"{options.target}: {len(restored) / rate:.2f} s at {rate} Hz")
+
+
+def _folder(model: Path) -> Path:
+    if not (model / "codec").is_dir():
+        raise UserError(
+            f"{model}: holds no model; run `quark demo` first, or name a model folder with --model"
+        )
+    return model
+
+
+def _check_target(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse an output that cannot be written before any work is done for it."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: unknown suffix {path.suffix!r}; use {', '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

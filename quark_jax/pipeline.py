@@ -1,0 +1,142 @@
+"""A trained system in one folder, and what people do with it."""
+
+import json
+from collections.abc import Callable, Iterable
+from os import PathLike
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from quark_jax import audio
+from quark_jax.config import from_dict, to_dict
+from quark_jax.encoders import FeatureConfig, SSLFeatures
+from quark_jax.errors import UserError
+from quark_jax.files import read_json, replacing
+from quark_jax.hcodec import Codes, Tokeniser
+from quark_jax.interop.files import read_state, write_state
+from quark_jax.interop.lm import lm_to_torch, load_lm
+from quark_jax.lm import TASK_IDS, Conditions, LanguageModel, LMConfig, Section
+from quark_jax.lm.sampling import Sampling, generate
+
+Progress = Callable[[Iterable], Iterable]
+_RATE = 16000  # Hz of the audio that conditions
+_BATCH = 8  # windows generated at once
+
+# Little room for chance: what was said is given, only its sound is to be found.
+RESTORATION = Sampling(temperature=0.7, top_k=50)
+
+
+class QuarkAudio:
+    """The language model, the encoder of its audio sections, and the codec.
+
+    Opens from one folder with `QuarkAudio.load`: codec/ and lm/, each with config.json and
+    model.safetensors. `seconds` is the length of the sequences it was trained on, and of the
+    windows that longer input is cut into.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, features: SSLFeatures, tokeniser: Tokeniser, *, seconds: float
+    ):
+        self.lm, self.features, self.tokeniser, self.seconds = lm, features, tokeniser, seconds
+
+    @classmethod
+    def load(cls, folder: str | PathLike) -> "QuarkAudio":
+        """The model that training left in `folder`. Raises UserError where something is missing,
+        damaged or does not fit."""
+        folder = epath.Path(folder)
+        tokeniser = Tokeniser.load(folder / "codec")
+        path = folder / "lm" / "config.json"
+        fields = read_json(path, "give the model folder of a trained language model")
+        try:
+            lm_fields, feature_fields = fields["lm"], fields["features"]
+            seconds, weights = float(fields["seconds"]), fields["codec"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: field {error} is missing; copy it again") from error
+        if weights != tokeniser.weights_hash:
+            raise UserError(
+                f"{folder}: the language model was trained on codec weights {weights}, but codec/ "
+                f"has {tokeniser.weights_hash}; put back the codec it was trained with"
+            )
+        config = from_dict(LMConfig, lm_fields, f"{path}: lm")
+        features = SSLFeatures(from_dict(FeatureConfig, feature_fields, f"{path}: features"))
+        weights_path = folder / "lm" / "model.safetensors"
+        lm = load_lm(read_state(weights_path), config, source=str(weights_path))
+        return cls(lm, features, tokeniser, seconds=seconds)
+
+    def save(self, folder: str | PathLike) -> None:
+        """Write codec/ and lm/ into `folder`."""
+        folder = epath.Path(folder)
+        self.tokeniser.save(folder / "codec")
+        (folder / "lm").mkdir(parents=True, exist_ok=True)
+        write_state(folder / "lm" / "model.safetensors", lm_to_torch(self.lm))
+        fields = {
+            "lm": to_dict(self.lm.config),
+            "features": to_dict(self.features.config),
+            "seconds": self.seconds,
+            "codec": self.tokeniser.weights_hash,
+        }
+        with replacing(folder / "lm" / "config.json") as beside:
+            beside.write_text(json.dumps(fields, indent=1))
+
+    def restore(
+        self,
+        wave: np.ndarray,
+        rate: int,
+        *,
+        seed: int = 0,
+        sampling: Sampling = RESTORATION,
+        progress: Progress = iter,
+    ) -> np.ndarray:
+        """Degraded speech [samples] at `rate` Hz to clean speech of the same length and rate.
+
+        Long input goes through windows of `seconds`, the last one wrapped round. The result
+        depends on `seed` and the input alone. `progress` wraps the iteration over batches of
+        windows (tqdm does). Raises UserError where the audio cannot be used.
+        """
+        wave = np.asarray(wave, np.float32)
+        if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
+            raise UserError("audio: pass one channel [samples] of finite numbers")
+        speech = audio.resample(wave, rate, _RATE)
+        windows = self._windows(speech)
+        key = jax.random.key(seed)
+        parts = []
+        for first in progress(range(0, len(windows), _BATCH)):
+            batch = windows[first : first + _BATCH]
+            full = np.pad(batch, ((0, _BATCH - len(batch)), (0, 0)))
+            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(first, first + _BATCH))
+            parts.append(self._generate("sr", full, keys, sampling)[: len(batch)])
+        restored = np.concatenate(parts).reshape(-1)
+        config = self.tokeniser.config
+        restored = audio.resample(restored, config.sample_rate, rate)
+        return np.pad(restored, (0, max(0, len(wave) - len(restored))))[: len(wave)]
+
+    def _windows(self, speech: np.ndarray) -> np.ndarray:
+        """[windows, samples] of 16 kHz audio, the last one filled up from the beginning."""
+        samples = round(self.seconds * _RATE)
+        count = -(-len(speech) // samples)
+        return np.resize(speech, count * samples).reshape(count, samples)
+
+    def _generate(
+        self, task: str, windows: np.ndarray, keys: jax.Array, sampling: Sampling
+    ) -> np.ndarray:
+        """Windows [batch, samples at 16 kHz] to waves [batch, samples] of the codec's rate."""
+        config = self.tokeniser.config
+        frames = round(windows.shape[1] / _RATE * config.frame_rate)
+        batch = len(windows)
+        encoded = _features(self.features, windows)
+        conditions = Conditions(
+            task=jnp.full((batch,), TASK_IDS[task]),
+            input=Section(encoded, jnp.full((batch,), encoded.shape[1])),
+        )
+        targets = generate(
+            self.lm, conditions, jnp.full((batch,), frames), keys, sampling, max_frames=frames
+        )
+        codes = Codes(targets.acoustic, targets.semantic)
+        return np.asarray(self.tokeniser.codec.decode(codes))
+
+
+@jax.jit
+def _features(features: SSLFeatures, wave: jax.Array) -> jax.Array:
+    return features(wave)
