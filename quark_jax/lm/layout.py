@@ -48,16 +48,15 @@ class Targets:
     frames: jax.Array
 
 
-def feature_length(samples, *, stacked: bool = False):
-    """Feature frames of `samples` (an int or an array) at 16 kHz: 50 Hz, incomplete frames left
-    out; with `stacked`, pairs of them, where an odd one out is kept and paired with zeros."""
-    frames = samples // 320
-    return (frames + 1) // 2 if stacked else frames
+def feature_length(samples):
+    """Feature frames of `samples` (an int or an array) at 16 kHz: 50 Hz, an incomplete frame left
+    out. The lengths of audio sections are these, also where the model stacks features."""
+    return samples // 320
 
 
 def stack_pairs(section: Section) -> Section:
-    """Two neighbouring frames [batch, L, C] in one position [batch, ceil(L / 2), 2C]; features
-    beyond the lengths have to be zero."""
+    """Two neighbouring frames [batch, L, C] in one position [batch, ceil(L / 2), 2C], an odd one
+    paired with zeros. Features beyond the lengths have to be zero."""
     batch, length, channels = section.features.shape
     features = jnp.pad(section.features, ((0, 0), (0, length % 2), (0, 0)))
     return Section(features.reshape(batch, -1, 2 * channels), (section.lengths + 1) // 2)

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from quark_jax.lm.layout import SECTIONS, Conditions, Targets, drop_sections
+from quark_jax.lm.layout import SECTIONS, Conditions, Section, Targets, drop_sections
 from quark_jax.lm.model import Cache, LanguageModel
 from quark_jax.lm.segments import length_mask, open_segments
 from quark_jax.lm.tasks import is_aligned
@@ -101,64 +101,31 @@ def generate(
 
 @partial(jax.jit, static_argnames=("sampling", "max_frames"))
 def _generate(model, conditions, frames, keys, sampling: Sampling, max_frames: int) -> Targets:
-    pattern = model.pattern
+    pattern, dtype = model.pattern, model.config.compute_dtype
     aligned = is_aligned(conditions.task)
-    guided = sampling.guidance != 1
-    if guided:
+    if sampling.guidance != 1:
         without = drop_sections(conditions, sampling.guided)
         conditions = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), conditions, without)
-    prefix = model.prefix(conditions)
-    rows = pattern.steps(max_frames)
     blocks = [
-        jax.tree.map(lambda a: a.astype(model.config.compute_dtype), block)
+        jax.tree.map(lambda a: a.astype(dtype), block)
         for block in model.backbone.layers.unstacked()
     ]
-
-    def draw(state: _State) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits = model.logits(state.hidden)
-        if guided:
-            with_sections, without = jnp.split(logits, 2)
-            logits = without + sampling.guidance * (with_sections - without)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        allowed = pattern.allowed(state.step, state.frames, aligned)
-        pick = partial(_pick, logits, keys=step_keys, sampling=sampling)
-        spans, ends = state.spans, state.frames
-        if model.config.max_segment > 1:
-            # Head 0 opens a segment and thereby sets the length that its other codes carry.
-            allowed &= length_mask(model.config, pattern, state.step, spans, frames)
-            opened = pick(allowed)[:, 0]
-            spans, ends = open_segments(
-                model.config, pattern, state.step, opened, spans, ends, frames
-            )
-            allowed &= length_mask(model.config, pattern, state.step, spans, frames)
-            drawn = pick(allowed).at[:, 0].set(opened)
-        else:
-            drawn = pick(allowed)
-        return *pattern.settle(drawn, state.step, ends), spans
+    prefix = model.prefix(conditions)
+    rows, batch = pattern.steps(max_frames), keys.shape[0]
+    hidden, caches = _prefill(model, blocks, prefix, rows)
 
     def advance(state: _State) -> _State:
-        tokens, ends, spans = draw(state)
-        x = model.embed_steps(jnp.tile(tokens, (2, 1)) if guided else tokens)[:, None]
-        slots = jnp.arange(prefix.features.shape[1] + rows)
-        slot = prefix.features.shape[1] + state.step
-        written = (slots >= prefix.features.shape[1]) & (slots <= slot)
-        mask = ((slots < prefix.lengths[:, None]) | written)[:, None, None]
-        positions = (prefix.lengths + state.step)[:, None]
-        caches = []
-        for block, cache in zip(blocks, state.caches, strict=True):
-            x, cache = block.step(x, positions, cache, slot, mask)
-            caches.append(cache)
+        tokens, ends, spans = _draw(model, state, frames, aligned, keys, sampling)
+        hidden, caches = _feed(model, blocks, prefix, state, tokens)
         return _State(
             step=state.step + 1,
-            hidden=model.backbone.norm(x)[:, 0],
+            hidden=hidden,
             caches=caches,
             tokens=state.tokens.at[:, state.step].set(tokens),
             frames=ends,
             spans=spans,
         )
 
-    hidden, caches = _prefill(model, blocks, prefix, rows)
-    batch = keys.shape[0]
     state = _State(
         step=jnp.zeros((), jnp.int32),
         hidden=hidden,
@@ -167,14 +134,13 @@ def _generate(model, conditions, frames, keys, sampling: Sampling, max_frames: i
         frames=frames.astype(jnp.int32),
         spans=jnp.zeros((batch, max_frames), jnp.int32),
     )
-    # Items without frames and those that are done wait, drawing nothing but PAD.
     state = jax.lax.while_loop(lambda s: s.step < pattern.steps(s.frames).max(), advance, state)
     ends = jnp.arange(rows + 1) == pattern.steps(state.frames)[:, None]
     tokens = jnp.where(ends[..., None], pattern.vocabulary.end, state.tokens)
     return Targets(*pattern.revert(tokens))
 
 
-def _prefill(model, blocks, prefix, rows: int) -> tuple[jax.Array, list[Cache]]:
+def _prefill(model, blocks, prefix: Section, rows: int) -> tuple[jax.Array, list[Cache]]:
     """Hidden state at S [items, width], and caches with `rows` free slots after the prefix."""
     x, caches = prefix.features, []
     positions = jnp.arange(x.shape[1])
@@ -183,6 +149,46 @@ def _prefill(model, blocks, prefix, rows: int) -> tuple[jax.Array, list[Cache]]:
         caches.append(tuple(jnp.pad(a, ((0, 0), (0, rows), (0, 0), (0, 0))) for a in cache))
     last = jnp.take_along_axis(x, prefix.lengths[:, None, None] - 1, axis=1)
     return model.backbone.norm(last)[:, 0], caches
+
+
+def _draw(
+    model, state: _State, frames, aligned, keys, sampling: Sampling
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens [batch, heads] of the state's step, and the state's `frames` and `spans` after it."""
+    pattern, step, spans, ends = model.pattern, state.step, state.spans, state.frames
+    logits = model.logits(state.hidden)
+    if sampling.guidance != 1:
+        conditional, without = jnp.split(logits, 2)
+        logits = without + sampling.guidance * (conditional - without)
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+    pick = partial(_pick, logits, keys=step_keys, sampling=sampling)
+    allowed = pattern.allowed(step, ends, aligned)
+    if model.config.max_segment == 1:
+        drawn = pick(allowed)
+    else:
+        # Head 0 may open a segment: its draw sets the length of the others' codes at this step.
+        fits = partial(length_mask, model.config, pattern, step, frames=frames)
+        first = pick(allowed & fits(spans))[:, 0]
+        spans, ends = open_segments(model.config, pattern, step, first, spans, ends, frames)
+        drawn = pick(allowed & fits(spans)).at[:, 0].set(first)
+    return *pattern.settle(drawn, step, ends), spans
+
+
+def _feed(
+    model, blocks, prefix: Section, state: _State, tokens: jax.Array
+) -> tuple[jax.Array, list[Cache]]:
+    """Hidden state [items, width] and caches after `tokens` [batch, heads] at the state's step."""
+    items, start = prefix.features.shape[:2]
+    x = jnp.tile(model.embed_steps(tokens), (items // tokens.shape[0], 1))[:, None]
+    slots = jnp.arange(state.caches[0][0].shape[1])
+    steps = (slots >= start) & (slots <= start + state.step)
+    mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]
+    positions = (prefix.lengths + state.step)[:, None]
+    caches = []
+    for block, cache in zip(blocks, state.caches, strict=True):
+        x, cache = block.step(x, positions, cache, start + state.step, mask)
+        caches.append(cache)
+    return model.backbone.norm(x)[:, 0], caches
 
 
 def _pick(

@@ -111,7 +111,6 @@ def test_stacked_features_pair_neighbours_and_ignore_padding():
     np.testing.assert_array_equal(pairs.features[1, 1], features[1, 2:4].ravel())
     np.testing.assert_array_equal(pairs.features[0, 2], [*features[0, 4], 0, 0, 0])
     assert feature_length(16000) == 50 and feature_length(16319) == 50
-    assert feature_length(5 * 320, stacked=True) == 3
 
 
 def test_a_dropped_section_is_as_if_never_given():

@@ -1,5 +1,5 @@
 import dataclasses
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ FRAMES = np.array([4, 6, 3])
 KEYS = jax.vmap(jax.random.key)(jnp.array([5, 6, 7]))
 
 
+@functools.cache
 def make(**changes):
     """Random weights, with heads strong enough that what is most probable is so by far."""
     model = LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
@@ -51,7 +52,7 @@ def item(tree, i):
     return jax.tree.map(lambda a: a[i : i + 1], tree)
 
 
-@partial(jax.jit, static_argnames=("aligned", "sampling"))
+@functools.partial(jax.jit, static_argnames=("aligned", "sampling"))
 def uncached_step(model, conditions, tokens, step, frames, aligned, sampling):
     """Draw one step from a pass over the whole sequence."""
     pattern = model.pattern
@@ -115,17 +116,14 @@ def test_guidance_equals_the_uncached_reference():
     assert np.any(plain.acoustic != codes.acoustic)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, top_k=15, top_p=0.9)])
-def test_codes_do_not_depend_on_the_batch(sampling):
-    model = make()
+def test_codes_do_not_depend_on_the_batch():
+    model, sampling = make(), Sampling(0.8, top_k=15, top_p=0.9)
     tasks = ("sr", "edit", "tse")
     together = generate(model, conditions(tasks), FRAMES, KEYS, sampling)
-    padded = generate(model, conditions(tasks, padding=5), FRAMES, KEYS, sampling, max_frames=9)
-    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(padded), strict=True):
-        np.testing.assert_array_equal(a, b[..., : a.shape[-1]])
     for i in range(3):
-        one, frames, keys = item((conditions(tasks), FRAMES, KEYS), i)
-        alone = generate(model, one, frames, keys, sampling, max_frames=6)
+        one, frames, keys = item((conditions(tasks, padding=5), FRAMES, KEYS), i)
+        alone = generate(model, one, frames, keys, sampling, max_frames=9)
+        assert alone.acoustic.shape == (1, 3, 9)
         assert_same(together, i, (alone.acoustic, alone.semantic, alone.frames))
     order = np.array([2, 0, 1])
     shuffled, frames, keys = jax.tree.map(lambda a: a[order], (conditions(tasks), FRAMES, KEYS))
@@ -134,11 +132,12 @@ def test_codes_do_not_depend_on_the_batch(sampling):
 
 
 def test_another_key_gives_other_codes_and_the_same_key_the_same():
-    model = make()
-    first, again = (generate(model, conditions(), FRAMES, KEYS) for _ in range(2))
-    other = generate(model, conditions(), FRAMES, jax.random.split(KEYS[0], 3))
+    model, keys = make(), jax.random.split(KEYS[0], 3)
+    first, again = (generate(model, conditions(), FRAMES, KEYS, max_frames=20) for _ in range(2))
+    other = generate(model, conditions(), FRAMES, keys, max_frames=20)
     np.testing.assert_array_equal(first.semantic, again.semantic)
-    assert np.mean(first.semantic != other.semantic) > 0.2
+    inside = np.arange(20) < FRAMES[:, None, None]
+    assert np.mean(first.semantic != other.semantic, where=inside) > 0.2
 
 
 def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
@@ -172,7 +171,7 @@ def test_open_end_equals_the_uncached_reference():
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel"])
 def test_dynamic_segments_agree_and_add_up_to_the_frames(pattern):
-    model = make(pattern=pattern, max_segment=4)
+    model = make(pattern=pattern, max_segment=4, layers=1)
     frames = np.array([13, 1, 9])
     codes = generate(model, conditions(), frames, KEYS)
     for i in range(3):
@@ -188,7 +187,7 @@ def test_dynamic_segments_agree_and_add_up_to_the_frames(pattern):
 def frequencies(sampling, logits, allowed, draws=20000):
     keys = jax.random.split(jax.random.key(0), draws)
     shape = (draws, 1, len(logits))
-    pick = jax.jit(partial(_pick, sampling=sampling))
+    pick = jax.jit(functools.partial(_pick, sampling=sampling))
     tokens = pick(jnp.broadcast_to(logits, shape), jnp.broadcast_to(allowed, shape), keys=keys)
     return np.bincount(np.ravel(tokens), minlength=len(logits))
 
