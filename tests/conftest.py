@@ -1,0 +1,113 @@
+"""Golden vectors of the published models (tests/golden), for any test that wants them."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from quark_jax.hcodec import HCodec, HCodecConfig
+from quark_jax.interop.published import config_from_published
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+@cache
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of the recipe that takes memory only where it is read."""
+
+    name: str
+    shape: tuple[int, ...]
+    seed: int
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(recipe().tensor(self.name, self.shape, seed=self.seed), dtype)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden set: facts, config, inputs, expected arrays, and the codec that has to match."""
+
+    name: str
+
+    @cached_property
+    def facts(self) -> Mapping:
+        return json.loads((FOLDER / f"hcodec_{self.name}.json").read_text())
+
+    @cached_property
+    def manifest(self) -> dict[str, tuple[list[int], str]]:
+        return json.loads((FOLDER / "state_dict" / f"hcodec_{self.name}.json").read_text())
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return dict(np.load(FOLDER / f"hcodec_{self.name}.npz"))
+
+    @cached_property
+    def config(self) -> HCodecConfig:
+        version, published = self.facts["version"], self.facts["config"]
+        if published == "full":
+            return HCodecConfig.preset(version)
+        return config_from_published(version, published)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return recipe().weights(self.manifest, self.facts["seed"])
+
+    def lazy_weights(self) -> dict[str, LazyTensor]:
+        seed = self.facts["seed"]
+        return {k: LazyTensor(k, tuple(shape), seed) for k, (shape, _) in self.manifest.items()}
+
+    @cached_property
+    def wave(self) -> np.ndarray:
+        """[batch, samples]"""
+        samples = self.facts["frames"] * self.config.hop
+        return recipe().signal(
+            self.facts["seed"], self.facts["batch"], samples, self.config.sample_rate
+        )
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """[batch, channels, 50 Hz frames]"""
+        frames = self.facts["frames"] * self.config.feature_stride
+        return recipe().features(
+            self.facts["seed"],
+            self.facts["batch"],
+            self.config.semantic.channels,
+            frames,
+            self.facts["segment"],
+        )
+
+    @cached_property
+    def codec(self) -> HCodec:
+        return HCodec.from_torch(self.lazy_weights(), self.config)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Golden]:
+    """golden(name): the set of that name, loaded once; full-size ones are for their test alone."""
+    return cache(Golden)
+
+
+@pytest.fixture(scope="session")
+def relative_rms() -> Callable[[np.ndarray, np.ndarray], float]:
+    """Error of an array against what is expected, relative to the latter's size."""
+
+    def error(actual, expected) -> float:
+        actual, expected = np.asarray(actual), np.asarray(expected)
+        assert actual.shape == expected.shape
+        scale = np.sqrt(np.mean(np.square(expected, dtype=np.float64)))
+        return float(np.sqrt(np.mean(np.square(actual - expected, dtype=np.float64))) / scale)
+
+    return error
