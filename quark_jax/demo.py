@@ -27,7 +27,7 @@ CODEC_STEPS = 800
 LM_STEPS = 800
 SECONDS = 2.56  # of a sequence
 EXAMPLES = {"train": 1024, "heldout": 64}
-SNR_DB = 5.0  # of the recording that is restored
+SNR_DB = 5.0  # of the recording that is restored, in pink noise
 
 
 def demo(workdir: str | PathLike, *, codec_steps: int = CODEC_STEPS, lm_steps: int = LM_STEPS):
@@ -116,7 +116,7 @@ def _restore(workdir: Path, manifest: Path, quark: QuarkAudio) -> dict[str, dict
     rate = quark.tokeniser.config.sample_rate
     clean = entry.read(rate)
     rng = np.random.default_rng(0)
-    noisy = add_noise(clean, coloured_noise(len(clean), "pink", rng), SNR_DB, rate)
+    noisy = add_noise(clean, coloured_noise(len(clean), 1.0, rng), SNR_DB, rate)
     restored = quark.restore(noisy, rate, progress=lambda b: tqdm(b, desc="restoring"))
     coded, _ = quark.tokeniser.decode(quark.tokeniser.encode(clean, rate))
     waves = {

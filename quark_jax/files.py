@@ -33,12 +33,16 @@ def replacing(path: str | PathLike) -> Iterator[epath.Path]:
         beside.unlink(missing_ok=True)
 
 
-def read_json(path: str | PathLike, remedy: str) -> Any:
-    """What a JSON file holds. Raises UserError, with `remedy`, where it is missing or damaged."""
+def read_json(path: str | PathLike, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, with `remedy`, where it is missing or damaged,
+    or holds something else."""
     path = epath.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object; {remedy}")
+    return value

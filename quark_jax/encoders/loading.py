@@ -19,7 +19,8 @@ from quark_jax.encoders.text import (
 from quark_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, wav2vec2_table
 from quark_jax.encoders.whisper import WhisperConfig, WhisperEncoder, whisper_table
 from quark_jax.errors import UserError
-from quark_jax.interop.huggingface import fuse_weight_norm, read_config, read_state
+from quark_jax.files import read_json
+from quark_jax.interop import fuse_weight_norm, read_state
 from quark_jax.interop.table import Entry, load_torch
 
 
@@ -138,7 +139,9 @@ def load_encoder(folder: str | Path, *, dtype=None) -> nnx.Module:
 
     Raises UserError as `build_encoder` does, and where files are missing or unreadable.
     """
-    return build_encoder(read_config(folder), read_state(folder), dtype=dtype, source=str(folder))
+    path = Path(folder) / "config.json"
+    config = read_json(path, "give a folder saved by transformers' save_pretrained")
+    return build_encoder(config, read_state(folder), dtype=dtype, source=str(folder))
 
 
 def _strip_prefix(

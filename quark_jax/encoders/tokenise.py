@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from quark_jax.errors import UserError
-from quark_jax.interop.huggingface import optional_import, read_config
+from quark_jax.files import read_json
+from quark_jax.interop import optional_import
 
 
 class TextTokeniser:
@@ -28,7 +29,12 @@ class TextTokeniser:
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"{path}: not a tokeniser ({error}); download it again") from error
         self._tokenizer.no_padding()
-        self._pad = read_config(folder).get("pad_token_id") or 0
+        self._pad = (
+            read_json(Path(folder) / "config.json", "give a Hugging Face folder").get(
+                "pad_token_id"
+            )
+            or 0
+        )
 
     def __call__(
         self, texts: Sequence[str], *, max_tokens: int | None = None, length: int | None = None

@@ -1,6 +1,6 @@
 """Weights to and from PyTorch and Hugging Face."""
 
-from quark_jax.interop.huggingface import fuse_weight_norm, read_config, read_state
+from quark_jax.interop.files import fuse_weight_norm, optional_import, read_state, write_state
 from quark_jax.interop.table import (
     CHANNELS,
     CONV,
@@ -33,7 +33,8 @@ __all__ = [
     "Kind",
     "fuse_weight_norm",
     "load_torch",
-    "read_config",
+    "optional_import",
     "read_state",
     "to_torch",
+    "write_state",
 ]

@@ -1,29 +1,61 @@
 """State dicts in files: .safetensors, and .pt read without running what is pickled in it."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
 
 import numpy as np
 from etils import epath
 
 from quark_jax.errors import UserError
-from quark_jax.files import replacing
+from quark_jax.files import read_json, replacing
+
+_PYTORCH = (".pt", ".pth", ".bin")
+_FOLDER = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls them
+
+
+def optional_import(module: str, *, use: str) -> ModuleType:
+    """Import an optional dependency; UserError that says what it is for where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise UserError(f"{package} is needed to {use}: pip install {package}") from error
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """{name: array} of a .safetensors, .pt, .pth or .bin file.
+    """{name: array} of a .safetensors, .pt, .pth or .bin file, or of a Hugging Face folder:
+    safetensors first, whole or in shards with an index.
 
-    Raises UserError where the file is missing, damaged, of another kind, or (for PyTorch files)
+    Raises UserError where a file is missing, damaged, of another kind, or (for PyTorch files)
     holds anything but tensors.
     """
     path = epath.Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a checkpoint")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in (".pt", ".pth", ".bin"):
+    if path.suffix in _PYTORCH:
         return _read_torch(path)
     raise UserError(f"{path}: not a checkpoint; give a .safetensors or .pt file")
+
+
+def _read_folder(folder: epath.Path) -> dict[str, np.ndarray]:
+    for name in _FOLDER:
+        path, index = folder / name, folder / f"{name}.index.json"
+        if path.is_file():
+            return read_state(path)
+        if index.is_file():
+            shards = sorted(set(read_json(index, "download it again")["weight_map"].values()))
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise UserError(f"{index}: missing {', '.join(missing)}; download them beside it")
+            return {k: v for shard in shards for k, v in read_state(folder / shard).items()}
+    raise UserError(f"{folder}: holds no {' or '.join(_FOLDER)}, nor an index of shards")
 
 
 def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
@@ -36,27 +68,20 @@ def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading it takes PyTorch; install quark-jax[torch] or convert to .safetensors"
-        ) from error
-    from pickle import UnpicklingError
-
+    torch = optional_import("torch", use=f"read {path} (.safetensors needs none)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path}: not a file of tensors alone ({first}); save its state_dict with torch.save"
+            f"{path}: not a file of tensors alone ({reason}); save the weights alone, as "
+            "safetensors or by torch.save(model.state_dict(), ...)"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise UserError(f"{path}: not a state_dict; save one {{name: tensor}} with torch.save")
-    return {name: value.numpy() for name, value in state.items()}
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(t) for t in state.values()):
+        raise UserError(f"{path}: not a dictionary of tensors; save model.state_dict() alone")
+    wide = {torch.bfloat16: torch.float32}  # NumPy has no bfloat16
+    return {name: t.to(wide.get(t.dtype, t.dtype)).numpy() for name, t in state.items()}
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
@@ -68,8 +93,33 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
 
             save_file({k: np.array(v, order="C") for k, v in state.items()}, beside)
         elif path.suffix in (".pt", ".pth"):
-            import torch
-
+            torch = optional_import(
+                "torch", use=f"write {path} (a safetensors file needs no torch)"
+            )
             torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, beside)
         else:
             raise UserError(f"{path}: not a checkpoint name; end it in .safetensors or .pt")
+
+
+def fuse_weight_norm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`state` with each weight-normalised pair g, v replaced by its weight g * v / ||v||.
+
+    Both of PyTorch's key styles are read (weight_g, weight_v; parametrizations.weight.original0,
+    original1). The norm runs over the axes along which g has size one.
+    """
+    fused = dict(state)
+    for name in state:
+        if name.endswith("weight_g"):
+            target, partner = name[:-2], name[:-1] + "v"
+        elif name.endswith("parametrizations.weight.original0"):
+            target = name.removesuffix("parametrizations.weight.original0") + "weight"
+            partner = name[:-1] + "1"
+        else:
+            continue
+        if partner not in state:
+            raise UserError(f"{name}: has no {partner} beside it; use a complete state dict")
+        g, v = (np.asarray(fused.pop(key), np.float32) for key in (name, partner))
+        axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
+        norm = np.sqrt(np.sum(np.square(v, dtype=np.float64), axis=axes, keepdims=True))
+        fused[target] = (g * (v / norm)).astype(np.float32)
+    return fused

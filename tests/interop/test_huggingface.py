@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from quark_jax.encoders import load_encoder
 from quark_jax.errors import UserError
-from quark_jax.interop import fuse_weight_norm, read_config, read_state
+from quark_jax.interop import fuse_weight_norm, read_state
 
 STATE = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -97,14 +98,14 @@ def test_other_things_in_a_torch_file(tmp_path):
 def test_missing_weights_and_configs(tmp_path):
     with pytest.raises(UserError, match=r"no model\.safetensors or pytorch_model\.bin"):
         read_state(tmp_path)
-    with pytest.raises(UserError, match=r"config\.json: missing"):
-        read_config(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
+        load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        read_config(tmp_path)
+        load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="no JSON object"):
-        read_config(tmp_path)
+        load_encoder(tmp_path)
 
 
 def test_torch_is_named_where_it_is_missing(tmp_path, monkeypatch):
