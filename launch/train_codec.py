@@ -1,0 +1,20 @@
+"""Train H-Codec: python launch/train_codec.py --config configs/codec/tiny.py --workdir runs/x"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from quark_jax.cli import guarded
+from quark_jax.config import from_dict
+from quark_jax.training.codec import CodecTraining, train
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics and the model.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(_) -> int:
+    return guarded(lambda: train(from_dict(CodecTraining, _CONFIG.value.to_dict()), _WORKDIR.value))
+
+
+if __name__ == "__main__":
+    app.run(main)
