@@ -1,6 +1,7 @@
 """The `quark` command."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(run: Callable[[], None]) -> int:
     """`run`, with what a person can put right told in one line: 2; interrupted: 130."""
+    logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
     try:
         run()
     except UserError as error:

@@ -15,6 +15,7 @@ from quark_jax.nn.layers import (
 from quark_jax.nn.masking import Mask, frame_mask, key_mask, masked
 from quark_jax.nn.recurrent import LSTM, GatedMLP, RecurrentTransformer
 from quark_jax.nn.rotary import rotate_half, rotate_pairs
+from quark_jax.nn.stack import Stack
 
 __all__ = [
     "LSTM",
@@ -25,6 +26,7 @@ __all__ = [
     "GatedMLP",
     "Mask",
     "RecurrentTransformer",
+    "Stack",
     "conv",
     "embed",
     "frame_mask",
