@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 @cache
-def recipe() -> ModuleType:
+def _recipe() -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,7 +34,7 @@ class LazyTensor:
     seed: int
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.asarray(recipe().tensor(self.name, self.shape, seed=self.seed), dtype)
+        return np.asarray(_recipe().tensor(self.name, self.shape, seed=self.seed), dtype)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Golden:
         return config_from_published(version, published)
 
     def weights(self) -> dict[str, np.ndarray]:
-        return recipe().weights(self.manifest, self.facts["seed"])
+        return _recipe().weights(self.manifest, self.facts["seed"])
 
     def lazy_weights(self) -> dict[str, LazyTensor]:
         seed = self.facts["seed"]
@@ -73,7 +73,7 @@ class Golden:
     def wave(self) -> np.ndarray:
         """[batch, samples]"""
         samples = self.facts["frames"] * self.config.hop
-        return recipe().signal(
+        return _recipe().signal(
             self.facts["seed"], self.facts["batch"], samples, self.config.sample_rate
         )
 
@@ -81,7 +81,7 @@ class Golden:
     def features(self) -> np.ndarray:
         """[batch, channels, 50 Hz frames]"""
         frames = self.facts["frames"] * self.config.feature_stride
-        return recipe().features(
+        return _recipe().features(
             self.facts["seed"],
             self.facts["batch"],
             self.config.semantic.channels,
@@ -92,6 +92,12 @@ class Golden:
     @cached_property
     def codec(self) -> HCodec:
         return HCodec.from_torch(self.lazy_weights(), self.config)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> ModuleType:
+    """tests/golden/recipe.py: weights and inputs from a seed."""
+    return _recipe()
 
 
 @pytest.fixture(scope="session")

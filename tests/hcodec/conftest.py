@@ -1,0 +1,77 @@
+"""The three shapes of codec at a size that compiles in seconds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from quark_jax.encoders.features import FeatureConfig
+from quark_jax.hcodec import HCodec, HCodecConfig
+from quark_jax.hcodec.config import (
+    DecoderConfig,
+    DynamicConfig,
+    QuantiserConfig,
+    SeanetConfig,
+    SemanticConfig,
+    SpectralConfig,
+)
+
+_SEANET = HCodecConfig(
+    name="seanet",
+    sample_rate=800,
+    frame_rate=25.0,
+    features=FeatureConfig(),
+    encoder=SeanetConfig(filters=4, strides=(2, 4, 2), layers=1, heads=2),
+    semantic=SemanticConfig(channels=12, width=16, strides=(2, 1)),
+    quantiser=QuantiserConfig(codebooks=2, codebook_size=16, width=8),
+    decoder=DecoderConfig(
+        width=32, inner=48, blocks=1, layers=1, heads=2, mlp=64, n_fft=64, hop=16
+    ),
+)
+MICRO = {
+    "seanet": _SEANET,  # as 1.0
+    "dynamic": replace(  # as 1.5
+        _SEANET,
+        name="dynamic",
+        dynamic=DynamicConfig(
+            threshold=0.5,
+            longest=3,
+            heads=2,
+            aggregator_layers=1,
+            aggregator_inner=24,
+            bottleneck_layers=1,
+            bottleneck_inner=24,
+        ),
+    ),
+    "spectral": replace(  # as 2.0
+        _SEANET,
+        name="spectral",
+        sample_rate=1600,
+        frame_rate=12.5,
+        encoder=SpectralConfig(n_fft=64, hop=32, width=32, inner=48, blocks=1, layers=1, heads=2),
+        semantic=replace(_SEANET.semantic, strides=(2, 1, 2)),
+        quantiser=replace(_SEANET.quantiser, dropout=False),
+        decoder=replace(_SEANET.decoder, hop=32, upsample=4, repeat=True),
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def micro(recipe) -> Callable[[str], HCodec]:
+    """micro("seanet" | "dynamic" | "spectral"): a small codec with weights of the golden recipe, in
+    which attention is sharp and layer scales are large, so that errors show."""
+
+    @cache
+    def build(name: str) -> HCodec:
+        config = MICRO[name]
+        # Empty arrays of the right shapes: initialising layer by layer would compile for long.
+        shapes = nnx.eval_shape(lambda: HCodec(config, rngs=nnx.Rngs(0)))
+        state = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes).to_torch()
+        manifest = {name: (list(a.shape), str(a.dtype)) for name, a in state.items()}
+        return HCodec.from_torch(recipe.weights(manifest, seed=1), config)
+
+    return build
