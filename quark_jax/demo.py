@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
+from data_pipelines.simulation import add_noise, coloured_noise
 from quark_jax import audio
 from quark_jax.encoders import FeatureConfig
 from quark_jax.evaluation import mel_distance, si_sdr, stoi
@@ -23,8 +24,8 @@ from quark_jax.training.loop import RunConfig
 from quark_jax.training.metrics import read_metrics
 from quark_jax.training.optimiser import OptimiserConfig
 
-CODEC_STEPS = 800
-LM_STEPS = 800
+CODEC_STEPS = 600
+LM_STEPS = 400
 SECONDS = 2.56  # of a sequence
 EXAMPLES = {"train": 1024, "heldout": 64}
 SNR_DB = 5.0  # of the recording that is restored, in pink noise
@@ -70,15 +71,17 @@ def _codec_config(manifest: Path, steps: int) -> codec_training.CodecTraining:
 
 def _lm_config(workdir: Path, steps: int) -> lm_training.LMTraining:
     return lm_training.LMTraining(
-        lm=LMConfig.preset("tiny", stack_features=True),
+        # Two positions a codec frame before and after [S]: what belongs together lies a constant
+        # distance apart, which a small model learns soon.
+        lm=LMConfig.preset("tiny", layers=3, width=128, mlp=352, stack_features=False),
         features=FeatureConfig(kind="log_mel"),
         data=lm_training.LMData(
             dataset=str(workdir / "tokens"),
             codec=str(workdir / "codec" / "model" / "codec"),
-            batch_size=16,
+            batch_size=8,
         ),
         optimiser=OptimiserConfig(
-            peak=1e-3, warmup=50, decay=0.998, floor=0.1, beta2=0.98, weight_decay=0.1
+            peak=2e-3, warmup=30, decay=0.997, floor=0.05, beta2=0.98, weight_decay=0.1
         ),
         run=RunConfig(steps=steps, log_every=20, eval_every=200, save_every=100),
     )
@@ -108,11 +111,10 @@ def _tokenise(manifest: Path, tokeniser: Tokeniser, folder: Path) -> None:
 def _restore(workdir: Path, manifest: Path, quark: QuarkAudio) -> dict[str, dict[str, float]]:
     """Restore a held-out recording with noise added; wav files and a picture go to
     `workdir`/results, and metrics of each wave against the clean one come back."""
-    from data_pipelines.simulation import add_noise, coloured_noise
-
     folder = workdir / "results"
     folder.mkdir(exist_ok=True)
-    entry = next(entry for entry in read_manifest(manifest) if entry.split == "heldout")
+    heldout = [entry for entry in read_manifest(manifest) if entry.split == "heldout"]
+    entry = max(heldout, key=lambda entry: entry.seconds)
     rate = quark.tokeniser.config.sample_rate
     clean = entry.read(rate)
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         to_dict(
             LMTraining(
-                lm=LMConfig.preset("tiny", stack_features=True),
+                lm=LMConfig.preset("tiny"),
                 features=FeatureConfig(kind="log_mel"),
                 data=LMData(batch_size=16),
                 optimiser=OptimiserConfig(
