@@ -12,15 +12,28 @@ from quark_jax.config import differences
 from quark_jax.errors import UserError
 
 # What a run may be resumed with another value of.
-_FREE = ("run.steps", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "run.mesh")
+_FREE = {
+    *("run.steps", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "run.mesh"),
+    "data.workers",
+}
 
 
 class Checkpoints:
     """The checkpoints under `workdir`/checkpoints. The newest complete one wins; saving keeps the
-    old ones until the new one is complete, and the last `keep` of them."""
+    old ones until the new one is complete, and the last `keep` of them.
+
+    Raises UserError where the folder cannot be made.
+    """
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2):
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{workdir}: cannot be made ({error.strerror or error}); "
+                "choose a folder that can be written to"
+            ) from error
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
@@ -45,8 +58,8 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, abstract: Any, data: Any, config: Mapping[str, Any]) -> tuple[Any, int]:
-        """The newest state, laid out as `abstract` says, and its step; sets `data`'s position.
+    def restore(self, abstract: Any, data: Any, config: Mapping[str, Any]) -> Any:
+        """The newest state, laid out as `abstract` says; sets `data`'s position.
 
         Raises UserError where the run was begun with another config, naming the fields.
         """
@@ -54,7 +67,11 @@ class Checkpoints:
         before = self._manager.restore(
             step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
         ).config
-        changed = [name for name in differences(before, config) if not name.startswith(_FREE)]
+        changed = [
+            name
+            for name in differences(before, config)
+            if ".".join(name.split(".")[:2]) not in _FREE
+        ]
         if changed:
             raise UserError(
                 f"{self._folder.parent}: this run was begun with another {', '.join(changed)}; "
@@ -68,7 +85,7 @@ class Checkpoints:
         )
         position = restored.data["position"]
         data.set_state(position if isinstance(position, dict) else position.encode())
-        return restored.state, step
+        return restored.state
 
     def close(self) -> None:
         """Wait for the last save."""

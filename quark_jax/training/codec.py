@@ -21,6 +21,7 @@ from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, si_sdr, stoi
 from quark_jax.hcodec import Codes, HCodec, HCodecConfig, Tokeniser
 from quark_jax.hcodec.losses import LossConfig, codec_loss
+from quark_jax.hcodec.quantiser import DROPPED
 from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.optimiser import OptimiserConfig, optimiser
 from quark_jax.training.sharding import make_mesh
@@ -164,8 +165,12 @@ def _step(
 
 def codebook_use(codes: jax.Array, size: int) -> jax.Array:
     """Share of each layer's codebook that codes [batch, codebooks, time] use: [codebooks]."""
-    used = jax.vmap(lambda c: jnp.zeros(size).at[c.reshape(-1)].set(1.0), 1)(codes)
-    return jnp.mean(used, axis=-1)
+
+    def share(layer: jax.Array) -> jax.Array:
+        rows = jnp.where(layer == DROPPED, size, layer).reshape(-1)
+        return jnp.mean(jnp.zeros(size).at[rows].set(1.0, mode="drop"))
+
+    return jax.vmap(share, 1)(codes)
 
 
 def _evaluation(

@@ -1,7 +1,9 @@
 """Training the language model: `train(config, workdir)`, top to bottom."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from os import PathLike
 from typing import NamedTuple
 
@@ -178,7 +180,6 @@ def _evaluation(
 ) -> Callable[[LMState, int], dict[str, float]]:
     """What `fit` calls: the loss of held-out sequences without label smoothing, beside the entropy
     of the unigram distribution of the training codes."""
-    size = min(config.data.batch_size, dataset.splits["heldout"])
     batches = token_batches(
         dataset,
         split="heldout",
@@ -187,10 +188,9 @@ def _evaluation(
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
-    heldout = [
-        place_batch(batch, mesh)
-        for batch, _ in zip(batches, range(max(1, config.data.heldout // size)), strict=False)
-    ]
+    count = max(1, config.data.heldout // config.data.batch_size)
+    with closing(batches):
+        heldout = [place_batch(batch, mesh) for batch in islice(batches, count)]
     entropy = unigram_entropy(dataset, "train", config.lm.acoustic_size)
 
     @jax.jit

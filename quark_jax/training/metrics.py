@@ -13,18 +13,20 @@ from quark_jax.files import replacing
 class MetricWriter:
     """Scalars by step into `workdir`/metrics.jsonl and `workdir`/tensorboard.
 
-    A resumed run goes on after step `resumed`: what an interrupted one wrote past it is dropped.
+    A run that goes on after step `resumed` drops what an interrupted one wrote past it; one that
+    begins (None) drops everything.
     """
 
-    def __init__(self, workdir: str | PathLike, *, resumed: int = 0):
+    def __init__(self, workdir: str | PathLike, *, resumed: int | None = None):
         workdir = epath.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(workdir) if row["step"] <= resumed]
+        first = 0 if resumed is None else resumed + 1
+        kept = [row for row in read_metrics(workdir) if row["step"] < first]
         with replacing(self._path) as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed + 1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import nnx
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,26 @@ class OptimiserConfig:
 def schedule(config: OptimiserConfig) -> optax.Schedule:
     """Learning rate by step."""
     rise = optax.linear_schedule(config.peak / max(1, config.warmup), config.peak, config.warmup)
-    fall = optax.exponential_decay(
-        config.peak, 1, config.decay, end_value=config.floor * config.peak
-    )
+
+    def fall(step: jax.Array) -> jax.Array:
+        return config.peak * jnp.maximum(jnp.power(config.decay, step), config.floor)
+
     return optax.join_schedules([rise, fall], [config.warmup]) if config.warmup else fall
 
 
 def optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW (decoupled weight decay on matrices alone)."""
+    """Clipping, then AdamW (decoupled weight decay on what has named axes: kernels and tables).
 
-    def matrices(params):
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+    The parameters it is for are an `nnx.State`.
+    """
+
+    # Not by the number of axes: a stack that is scanned adds one to its biases and norms.
+    def named(params: nnx.State) -> nnx.State:
+        return jax.tree.map(
+            lambda param: param.replace(param.get_metadata().get("axes") is not None),
+            params,
+            is_leaf=lambda node: isinstance(node, nnx.Variable),
+        )
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
@@ -43,6 +54,6 @@ def optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
             b1=config.beta1,
             b2=config.beta2,
             weight_decay=config.weight_decay,
-            mask=matrices,
+            mask=named,
         ),
     )

@@ -42,13 +42,16 @@ class MeshConfig:
 def make_mesh(config: MeshConfig) -> Mesh:
     """A mesh over all devices. Raises UserError where their number does not fit."""
     sizes = [getattr(config, axis) for axis in AXES]
-    devices = jax.device_count()
+    devices, free = jax.device_count(), sizes.count(-1)
     known = int(np.prod([size for size in sizes if size != -1]))
-    if sizes.count(-1) > 1 or known < 1 or devices % known:
-        raise UserError(f"mesh {sizes}: does not divide {devices} devices; set one axis to -1")
+    fits = devices % known == 0 if free else known == devices
+    if free > 1 or any(size < 1 and size != -1 for size in sizes) or not fits:
+        given = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UserError(
+            f"mesh {given}: does not fit {devices} devices; set one axis to -1, the others to a "
+            "divisor of their number"
+        )
     sizes = [devices // known if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != devices:
-        raise UserError(f"mesh {sizes}: there are {devices} devices; set one axis to -1")
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -56,9 +59,16 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
     """A NamedSharding for each array of `tree` (abstract or real), by the `axes` metadata of the
     NNX variable that holds it; what has none is replicated.
 
-    Raises UserError that lists every parameter whose axis has no rule or does not divide.
+    Raises UserError that lists every rule with an unknown mesh axis, or every parameter whose axis
+    has no rule, does not divide or would split two of its axes over the same devices.
     """
-    problems: list[str] = []
+    problems = [
+        f"rule {axis!r}: unknown mesh axis {target!r}, choose one of {', '.join(AXES)}"
+        for axis, target in rules.items()
+        if target is not None and target not in AXES
+    ]
+    if problems:
+        raise UserError("mesh: " + "; ".join(problems))
 
     def spec(path, value) -> NamedSharding:
         axes = value.get_metadata().get("axes") if isinstance(value, nnx.Variable) else None
@@ -76,6 +86,10 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
             entries.append(target)
         if axes is not None and len(axes) != len(value.shape):
             problems.append(f"{name}: {len(axes)} axis names for shape {value.shape}")
+        targets = [target for target in entries if target is not None]
+        if len(set(targets)) < len(targets):
+            problems.append(f"{name}: two of its axes {axes} are on one mesh axis")
+            return NamedSharding(mesh, PartitionSpec())
         return NamedSharding(mesh, PartitionSpec(*entries))
 
     def place(path, value):
