@@ -155,6 +155,7 @@ class ResidualQuantiser(nnx.Module):
             loss = jnp.sum(masked((row - residual) ** 2, valid[..., None])) / count
             output = output + jnp.where(on, rotate_to(residual, row), 0)
             after = self._move(before, held, index, valid)
+            after = self._revive(after, held, valid, jax.random.fold_in(layer_key, 1))
             states.append(jax.tree.map(lambda a, b, on=on: jnp.where(on, a, b), after, before))
             losses.append(jnp.where(on, loss, 0))
             codes.append(jnp.where(on & valid, index, DROPPED))
