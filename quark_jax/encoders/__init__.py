@@ -6,7 +6,7 @@ any of them from a Hugging Face folder.
 """
 
 from quark_jax.encoders.features import FeatureConfig, SSLFeatures, compress_magnitude
-from quark_jax.encoders.loading import build_encoder, load_encoder
+from quark_jax.encoders.loading import build_encoder, copy_encoder, load_encoder
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.encoders.text import BertConfig, BertEncoder, T5Config, T5Encoder, mean_pool
 from quark_jax.encoders.tokenise import TextTokeniser
@@ -28,6 +28,7 @@ __all__ = [
     "WhisperEncoder",
     "build_encoder",
     "compress_magnitude",
+    "copy_encoder",
     "load_encoder",
     "mean_pool",
     "whisper_log_mel",

@@ -62,10 +62,15 @@ class SSLFeatures(nnx.Module):
         self.encoder = encoder
         self.channels = encoder.channels
         if config.kind == "hugging_face":
+            if not hasattr(encoder, "padding"):  # of text
+                raise UserError(f"{config.folder}: no speech encoder; give the folder of one")
             count = encoder.config.layers + 1
             wrong = [i for i in config.layers or () if not 0 <= i < count]
             if wrong:
-                raise UserError(f"features.layers: {wrong} are not among the {count} hidden states")
+                raise UserError(
+                    f"features.layers: {wrong} are not among the {count} hidden states; use the "
+                    "encoder that they were chosen for, or choose others"
+                )
 
     def __call__(self, wave: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         """Features [batch, samples // 320, channels]; `lengths` [batch] counts samples of each.

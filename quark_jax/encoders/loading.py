@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from quark_jax.encoders.text import (
@@ -19,8 +21,8 @@ from quark_jax.encoders.text import (
 from quark_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, wav2vec2_table
 from quark_jax.encoders.whisper import WhisperConfig, WhisperEncoder, whisper_table
 from quark_jax.errors import UserError
-from quark_jax.files import read_json
-from quark_jax.interop import fuse_weight_norm, read_state
+from quark_jax.files import read_json, replacing
+from quark_jax.interop import fuse_weight_norm, read_state, write_state
 from quark_jax.interop.table import Entry, load_torch
 
 
@@ -142,6 +144,18 @@ def load_encoder(folder: str | Path, *, dtype=None) -> nnx.Module:
     path = Path(folder) / "config.json"
     config = read_json(path, "give a folder saved by transformers' save_pretrained")
     return build_encoder(config, read_state(folder), dtype=dtype, source=str(folder))
+
+
+def copy_encoder(source: str | PathLike, target: str | PathLike) -> None:
+    """Copy the encoder in the Hugging Face folder `source` to the folder `target`, its weights as
+    one safetensors file. Raises UserError where files are missing or unreadable."""
+    source, target = epath.Path(source), epath.Path(target)
+    if target.resolve() == source.resolve():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    write_state(target / "model.safetensors", read_state(source))
+    with replacing(target / "config.json") as beside:
+        beside.write_text((source / "config.json").read_text())
 
 
 def _strip_prefix(

@@ -149,6 +149,10 @@ class HCodecConfig:
         bits = (self.quantiser.codebook_size - 1).bit_length()
         return self.frame_rate * 2 * self.quantiser.codebooks * bits
 
+    def with_encoder(self, folder: str | None) -> "HCodecConfig":
+        """The same, with the encoder of its features in `folder`."""
+        return replace(self, features=replace(self.features, folder=folder))
+
     @classmethod
     def preset(cls, name: str) -> "HCodecConfig":
         """The config called `name`: "1.0", "1.5", "2.0", "2.0-6.25hz" or "tiny"."""

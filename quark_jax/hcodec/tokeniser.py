@@ -13,7 +13,7 @@ from etils import epath
 
 from quark_jax import audio
 from quark_jax.config import from_dict, to_dict
-from quark_jax.encoders.features import SSLFeatures
+from quark_jax.encoders import SSLFeatures, copy_encoder
 from quark_jax.errors import UserError
 from quark_jax.files import read_json, replacing
 from quark_jax.hcodec.codefile import CodeFile
@@ -23,6 +23,7 @@ from quark_jax.hcodec.model import HCodec
 
 _WINDOW = 32.0  # seconds that are encoded or decoded at once
 _CONTEXT = 2.0  # seconds at either end of a window that only serve its middle
+_ENCODER = "encoder"  # folder of the features' encoder, inside that of the codec
 
 
 class Tokeniser:
@@ -33,12 +34,33 @@ class Tokeniser:
     from those of the whole by what full attention sees beyond it.
     """
 
-    def __init__(self, codec: HCodec, features: SSLFeatures):
-        self.codec, self.features = codec, features
+    def __init__(self, codec: HCodec, features: SSLFeatures | None = None):
+        """`features`: None takes the encoder that `codec.config` names."""
+        self.codec = codec
+        if features is not None:
+            self.features = features
 
     @property
     def config(self) -> HCodecConfig:
         return self.codec.config
+
+    @cached_property
+    def features(self) -> SSLFeatures:
+        """The encoder of the codec's features, loaded when it is first needed: decoding does not.
+        Raises UserError where there is none, or it does not fit the codec."""
+        config, want = self.config.features, self.config.semantic.channels
+        if config.kind == "hugging_face" and config.folder is None:
+            raise UserError(
+                f"codec {self.config.name}: has no encoder to compute its features with; "
+                "import it again with --features FOLDER"
+            )
+        features = SSLFeatures(config)
+        if features.channels != want:
+            raise UserError(
+                f"{config.folder}: an encoder of {features.channels} channels, but codec "
+                f"{self.config.name} takes {want}; use the one that it was trained with"
+            )
+        return features
 
     @classmethod
     def load(cls, folder: str | PathLike) -> "Tokeniser":
@@ -48,18 +70,24 @@ class Tokeniser:
         path = folder / "config.json"
         fields = read_json(path, "give a folder that training wrote")
         config = from_dict(HCodecConfig, fields, str(path))
-        codec = HCodec.from_torch(folder / "model.safetensors", config)
-        return cls(codec, SSLFeatures(config.features))
+        if encoder := config.features.folder:  # relative to this one
+            config = config.with_encoder(str(folder / encoder))
+        return cls(HCodec.from_torch(folder / "model.safetensors", config))
 
     def save(self, folder: str | PathLike) -> None:
-        """Write config.json and model.safetensors (PyTorch names) into `folder`."""
+        """Write config.json and model.safetensors (PyTorch names) into `folder`, and the encoder
+        of the features, where it has weights, into a folder of its own in there: what is saved
+        can be moved as a whole."""
         from quark_jax.interop.files import write_state
 
-        folder = epath.Path(folder)
+        folder, config = epath.Path(folder), self.config
         folder.mkdir(parents=True, exist_ok=True)
+        if encoder := config.features.folder:
+            copy_encoder(encoder, folder / _ENCODER)
+            config = config.with_encoder(_ENCODER)
         write_state(folder / "model.safetensors", self.codec.to_torch())
         with replacing(folder / "config.json") as beside:
-            beside.write_text(json.dumps(to_dict(self.config), indent=1))
+            beside.write_text(json.dumps(to_dict(config), indent=1))
 
     @cached_property
     def weights_hash(self) -> str:
