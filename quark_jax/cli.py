@@ -2,13 +2,17 @@
 
 import argparse
 import logging
+import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from quark_jax import __version__
 from quark_jax.errors import UserError
 
 _MODEL = Path("runs/demo/model")
+_AUDIO = "wav, flac, ogg or mp3"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,16 +30,36 @@ def guarded(run: Callable[[], None]) -> int:
         print(f"quark: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("quark: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("quark: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:  # a key takes no more of it
+        raise argparse.ArgumentTypeError(f"{value} is not in 0 to {2**32 - 1}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="quark",
         description="Neural audio codec H-Codec and one language model for every audio task.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     demo = commands.add_parser(
@@ -51,42 +75,68 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     tokenize = _audio_command(
-        commands, "tokenize", "audio file to code file", ("in.wav", "out.hq"), _tokenize
+        commands,
+        "tokenize",
+        "audio file to code file",
+        {"in.wav": f"{_AUDIO}, of any rate and length", "out.hq": "the codes"},
+        _tokenize,
     )
     tokenize.add_argument(
         "--mono", choices=("mean", "first"), default="mean", help="how channels become one"
     )
     tokenize.add_argument(
         "--threshold",
-        type=float,
+        type=_number,
         help="similarity at or below which a segment begins (dynamic frame rate)",
     )
 
     detokenize = _audio_command(
-        commands, "detokenize", "code file to audio file", ("in.hq", "out.wav"), _detokenize
+        commands,
+        "detokenize",
+        "code file to audio file",
+        {"in.hq": "codes that the same codec made", "out.wav": f"{_AUDIO}, by its suffix"},
+        _detokenize,
     )
     detokenize.add_argument("--rate", type=int, help="Hz; default: that of the recording")
 
     restore = _audio_command(
-        commands, "restore", "degraded speech to clean speech", ("noisy.wav", "clean.wav"), _restore
+        commands,
+        "restore",
+        "degraded speech to clean speech",
+        {
+            "noisy.wav": f"{_AUDIO}, of any rate and length",
+            "clean.wav": f"{_AUDIO}, by its suffix; of the same rate and length",
+        },
+        _restore,
     )
     restore.add_argument(
         "--mono", choices=("mean", "first"), default="mean", help="how channels become one"
     )
-    restore.add_argument("--seed", type=int, default=0, help="same seed, same result")
     restore.add_argument(
-        "--temperature", type=float, help="0 takes the most probable code; default: %(default)s"
+        "--seed", type=_seed, default=0, help="same seed, same result; default: %(default)s"
     )
-    restore.add_argument("--top-k", type=int, help="draw from the k most probable codes alone")
+    restore.add_argument(
+        "--temperature",
+        type=_number,
+        default=0.7,
+        help="of the draw of codes; 0 takes the most probable; default: %(default)s",
+    )
+    restore.add_argument(
+        "--top-k",
+        type=int,
+        default=50,
+        metavar="K",
+        help="draw from the K most probable codes alone; default: %(default)s",
+    )
     return parser
 
 
 def _audio_command(
-    commands, name: str, text: str, files: tuple[str, str], run: Callable
+    commands, name: str, text: str, files: Mapping[str, str], run: Callable
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    command.add_argument("source", type=Path, metavar=files[0])
-    command.add_argument("target", type=Path, metavar=files[1])
+    for place, (metavar, what) in zip(("source", "target"), files.items(), strict=True):
+        command.add_argument(place, type=Path, metavar=metavar, help=what)
     command.add_argument(
         "--model", type=Path, default=_MODEL, help="folder of the model; default: %(default)s"
     )
@@ -104,9 +154,12 @@ def _tokenize(options: argparse.Namespace) -> None:
     from quark_jax.hcodec import Tokeniser, write_codes
 
     _check_target(options.target, (".hq",))
-    file = Tokeniser.load(_folder(options.model) / "codec").encode(
-        options.source, mono=options.mono, threshold=options.threshold
-    )
+    tokeniser = Tokeniser.load(_folder(options.model) / "codec")
+    if options.threshold is not None and tokeniser.config.dynamic is None:
+        raise UserError(
+            f"--threshold: codec {tokeniser.config.name} has a fixed frame rate; leave it out"
+        )
+    file = tokeniser.encode(options.source, mono=options.mono, threshold=options.threshold)
     write_codes(options.target, file)
     seconds = file.source_samples / file.source_rate
     bits = 8 * options.target.stat().st_size
@@ -115,9 +168,12 @@ def _tokenize(options: argparse.Namespace) -> None:
 
 def _detokenize(options: argparse.Namespace) -> None:
     from quark_jax import audio
+    from quark_jax.audio.io import MAX_RATE, MIN_RATE
     from quark_jax.hcodec import Tokeniser, read_codes
 
     _check_target(options.target, audio.FORMATS)
+    if options.rate is not None and not MIN_RATE <= options.rate <= MAX_RATE:
+        raise UserError(f"--rate {options.rate}: choose one from {MIN_RATE} to {MAX_RATE} Hz")
     file = read_codes(options.source)
     tokeniser = Tokeniser.load(_folder(options.model) / "codec")
     try:
@@ -129,21 +185,15 @@ def _detokenize(options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from tqdm import tqdm
 
     from quark_jax import audio
-    from quark_jax.pipeline import RESTORATION, QuarkAudio
+    from quark_jax.lm.sampling import Sampling
+    from quark_jax.pipeline import QuarkAudio
 
     _check_target(options.target, audio.FORMATS)
-    given = {
-        name: getattr(options, name)
-        for name in ("temperature", "top_k")
-        if getattr(options, name) is not None
-    }
     try:
-        sampling = replace(RESTORATION, **given)
+        sampling = Sampling(options.temperature, options.top_k)
     except ValueError as error:
         raise UserError(str(error)) from error
     wave, rate = audio.read(options.source, mono=options.mono)
@@ -175,6 +225,8 @@ def _check_target(path: Path, suffixes: Sequence[str]) -> None:
         raise UserError(f"{path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: folder {path.parent} cannot be written to; choose another")
 
 
 if __name__ == "__main__":

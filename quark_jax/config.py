@@ -39,12 +39,13 @@ def from_dict(cls: type[T], fields: Mapping[str, Any], source: str = "config") -
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in fields:
             raise UserError(f"{source}.{name}: missing, set it")
-    return cls(
-        **{
-            name: _convert(types_of[name], value, f"{source}.{name}")
-            for name, value in fields.items()
-        }
-    )
+    values = {
+        name: _convert(types_of[name], value, f"{source}.{name}") for name, value in fields.items()
+    }
+    try:
+        return cls(**values)
+    except ValueError as error:  # fields that do not go together
+        raise UserError(f"{source}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, source: str) -> Any:

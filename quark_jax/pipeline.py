@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from os import PathLike
 
 import jax
@@ -28,6 +29,20 @@ _BATCH = 8  # windows generated at once
 RESTORATION = Sampling(temperature=0.7, top_k=50)
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What lm/config.json of a model folder holds."""
+
+    lm: LMConfig
+    features: FeatureConfig
+    seconds: float  # of the sequences it was trained on
+    codec: str  # hash of the codec's weights
+
+    def __post_init__(self):
+        if not 0 < self.seconds < float("inf"):
+            raise UserError(f"seconds {self.seconds}: give the length it was trained on")
+
+
 class QuarkAudio:
     """The language model, the encoder of its audio sections, and the codec.
 
@@ -49,21 +64,15 @@ class QuarkAudio:
         tokeniser = Tokeniser.load(folder / "codec")
         path = folder / "lm" / "config.json"
         fields = read_json(path, "give the model folder of a trained language model")
-        try:
-            lm_fields, feature_fields = fields["lm"], fields["features"]
-            seconds, weights = float(fields["seconds"]), fields["codec"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: field {error} is missing; copy it again") from error
-        if weights != tokeniser.weights_hash:
+        saved = from_dict(_Saved, fields, str(path))
+        if saved.codec != tokeniser.weights_hash:
             raise UserError(
-                f"{folder}: the language model was trained on codec weights {weights}, but codec/ "
-                f"has {tokeniser.weights_hash}; put back the codec it was trained with"
+                f"{folder}: the language model was trained on codec weights {saved.codec}, but "
+                f"codec/ has {tokeniser.weights_hash}; put back the codec it was trained with"
             )
-        config = from_dict(LMConfig, lm_fields, f"{path}: lm")
-        features = SSLFeatures(from_dict(FeatureConfig, feature_fields, f"{path}: features"))
         weights_path = folder / "lm" / "model.safetensors"
-        lm = load_lm(read_state(weights_path), config, source=str(weights_path))
-        return cls(lm, features, tokeniser, seconds=seconds)
+        lm = load_lm(read_state(weights_path), saved.lm, source=str(weights_path))
+        return cls(lm, SSLFeatures(saved.features), tokeniser, seconds=saved.seconds)
 
     def save(self, folder: str | PathLike) -> None:
         """Write codec/ and lm/ into `folder`."""
@@ -71,14 +80,11 @@ class QuarkAudio:
         self.tokeniser.save(folder / "codec")
         (folder / "lm").mkdir(parents=True, exist_ok=True)
         write_state(folder / "lm" / "model.safetensors", lm_to_torch(self.lm))
-        fields = {
-            "lm": to_dict(self.lm.config),
-            "features": to_dict(self.features.config),
-            "seconds": self.seconds,
-            "codec": self.tokeniser.weights_hash,
-        }
+        saved = _Saved(
+            self.lm.config, self.features.config, self.seconds, self.tokeniser.weights_hash
+        )
         with replacing(folder / "lm" / "config.json") as beside:
-            beside.write_text(json.dumps(fields, indent=1))
+            beside.write_text(json.dumps(to_dict(saved), indent=1))
 
     def restore(
         self,
@@ -115,15 +121,17 @@ class QuarkAudio:
     def _windows(self, speech: np.ndarray) -> np.ndarray:
         """[windows, samples] of 16 kHz audio, the last one filled up from the beginning."""
         samples = round(self.seconds * _RATE)
-        count = -(-len(speech) // samples)
+        count = max(1, -(-len(speech) // samples))  # of too little to resample nothing is left
         return np.resize(speech, count * samples).reshape(count, samples)
 
     def _generate(
         self, task: str, windows: np.ndarray, keys: jax.Array, sampling: Sampling
     ) -> np.ndarray:
-        """Windows [batch, samples at 16 kHz] to waves [batch, samples] of the codec's rate."""
+        """Windows [batch, samples at 16 kHz] to waves [batch, samples] of the codec's rate, as
+        long as they are."""
         config = self.tokeniser.config
-        frames = round(windows.shape[1] / _RATE * config.frame_rate)
+        samples = round(windows.shape[1] / _RATE * config.sample_rate)
+        frames = -(-samples // config.hop)  # as the targets in training: the last one filled up
         batch = len(windows)
         encoded = _features(self.features, windows)
         conditions = Conditions(
@@ -134,7 +142,7 @@ class QuarkAudio:
             self.lm, conditions, jnp.full((batch,), frames), keys, sampling, max_frames=frames
         )
         codes = Codes(targets.acoustic, targets.semantic)
-        return np.asarray(self.tokeniser.codec.decode(codes))
+        return np.asarray(self.tokeniser.codec.decode(codes))[:, :samples]
 
 
 @jax.jit
