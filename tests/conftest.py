@@ -1,8 +1,12 @@
-"""Golden vectors of the published models (tests/golden), for any test that wants them."""
+"""For any test that wants them: golden vectors of the published models (tests/golden), and small
+models that the real trainers made (tests/training/small.py)."""
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,14 +19,19 @@ from quark_jax.hcodec import HCodec, HCodecConfig
 from quark_jax.interop.published import config_from_published
 
 FOLDER = Path(__file__).parent / "golden"
+SMALL = Path(__file__).parent / "training" / "small.py"
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tests_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache
 def _recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_recipe", FOLDER / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _load(FOLDER / "recipe.py")
 
 
 @dataclass(frozen=True)
@@ -117,3 +126,57 @@ def relative_rms() -> Callable[[np.ndarray, np.ndarray], float]:
         return float(np.sqrt(np.mean(np.square(actual - expected, dtype=np.float64))) / scale)
 
     return error
+
+
+@dataclass(frozen=True)
+class Trainers:
+    """Starts tests/training/small.py in processes of their own. They share what they compile, and
+    compile it unoptimised, which takes half the time."""
+
+    folder: Path
+
+    def start(self, plan: Sequence[Mapping], *, devices: int = 1) -> subprocess.Popen:
+        changes = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        with (self.folder / "log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, SMALL, json.dumps(plan)],
+                env=os.environ | changes,
+                stdout=log,
+                stderr=log,
+            )
+
+    def run(self, plan: Sequence[Mapping], *, devices: int = 1) -> None:
+        code = self.start(plan, devices=devices).wait()
+        assert code == 0, (self.folder / "log").read_text()
+
+
+@pytest.fixture(scope="session")
+def small() -> ModuleType:
+    """Configs of models that train in seconds."""
+    return _load(SMALL)
+
+
+@pytest.fixture(scope="session")
+def trainers(tmp_path_factory) -> Trainers:
+    return Trainers(tmp_path_factory.mktemp("trainers"))
+
+
+@pytest.fixture(scope="session")
+def small_run(trainers, tmp_path_factory) -> Path:
+    """A folder with the finished workdirs `codec` and `lm` of one device, and `tokens`, the dataset
+    between them. `lm/model` is a whole system."""
+    folder = tmp_path_factory.mktemp("small")
+    codec, tokens = str(folder / "codec" / "model" / "codec"), str(folder / "tokens")
+    trainers.run(
+        [
+            {"kind": "codec", "workdir": str(folder / "codec")},
+            {"kind": "tokenise", "codec": codec, "dataset": tokens},
+            {"kind": "lm", "workdir": str(folder / "lm"), "codec": codec, "dataset": tokens},
+        ]
+    )
+    return folder

@@ -1,0 +1,99 @@
+"""A codec and a language model that train in seconds, and a command that trains them:
+
+python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
+
+Each item is of kind "codec", "tokenise" or "lm". `run` and `mesh` change those configs; "tokenise"
+and "lm" take the folders `codec` and `dataset`.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
+from quark_jax.encoders import FeatureConfig
+from quark_jax.hcodec import HCodecConfig, Tokeniser
+from quark_jax.lm import LMConfig
+from quark_jax.training import codec as codec_training
+from quark_jax.training import lm as lm_training
+from quark_jax.training.loop import RunConfig
+from quark_jax.training.optimiser import OptimiserConfig
+from quark_jax.training.sharding import MeshConfig
+
+SECONDS = 0.5  # 12.5 codec frames: the last one of a sequence is half empty
+RUN = RunConfig(steps=12, log_every=1, eval_every=6, save_every=4)
+OPTIMISER = OptimiserConfig(peak=1e-3, warmup=4, decay=0.99, weight_decay=0.1)
+_TINY = HCodecConfig.preset("tiny")
+CODEC = replace(
+    _TINY,
+    name="small",
+    encoder=replace(_TINY.encoder, width=32, inner=64, blocks=1, heads=2),
+    semantic=replace(_TINY.semantic, width=32),
+    # Few codes, and used ones: which code is nearest must not hang on the last bit of a float.
+    quantiser=replace(
+        _TINY.quantiser, codebooks=2, codebook_size=16, width=16, kmeans_iterations=3
+    ),
+    decoder=replace(_TINY.decoder, width=32, inner=64, blocks=1, heads=2, mlp=64),
+)
+LM = LMConfig.preset("tiny", layers=2, width=32, heads=2, kv_heads=2, mlp=64, stack_features=True)
+
+
+def codec_config(**run: Any) -> codec_training.CodecTraining:
+    return codec_training.CodecTraining(
+        codec=CODEC,
+        data=codec_training.CodecData(
+            manifest=str(samples_manifest()), seconds=SECONDS, heldout=2, heldout_seconds=1.0
+        ),
+        optimiser=OPTIMISER,
+        run=replace(RUN, **run),
+    )
+
+
+def lm_config(codec: str, dataset: str, **run: Any) -> lm_training.LMTraining:
+    return lm_training.LMTraining(
+        lm=LM,
+        features=FeatureConfig(kind="log_mel"),
+        data=lm_training.LMData(dataset=dataset, codec=codec, batch_size=8, heldout=8),
+        optimiser=OPTIMISER,
+        run=replace(RUN, **run),
+    )
+
+
+def make_dataset(codec: str, dataset: str) -> None:
+    tokeniser = Tokeniser.load(codec)
+    entries = read_manifest(samples_manifest())
+    sources = {
+        split: SpeechRestoration(
+            [entry for entry in entries if entry.split == split],
+            seconds=SECONDS,
+            seed=seed,
+            length=length,
+        )
+        for seed, (split, length) in enumerate({"train": 48, "heldout": 8}.items())
+    }
+    tokenise(
+        sources,
+        tokeniser.encode_batch,
+        dataset,
+        codec=tokeniser.config.name,
+        codec_hash=tokeniser.weights_hash,
+        progress=False,
+    )
+
+
+def main() -> None:
+    for item in json.loads(sys.argv[1]):
+        run = {"mesh": MeshConfig(**item.get("mesh", {}))} | item.get("run", {})
+        folders = {name: item[name] for name in ("codec", "dataset") if name in item}
+        match item["kind"]:
+            case "codec":
+                codec_training.train(codec_config(**run), item["workdir"])
+            case "tokenise":
+                make_dataset(**folders)
+            case "lm":
+                lm_training.train(lm_config(**folders, **run), item["workdir"])
+
+
+if __name__ == "__main__":
+    main()
