@@ -26,7 +26,7 @@ _SEANET = HCodecConfig(
     frame_rate=25.0,
     features=FeatureConfig(),
     encoder=SeanetConfig(filters=4, strides=(2, 4, 2), layers=1, heads=2),
-    semantic=SemanticConfig(channels=12, width=16, strides=(2, 1)),
+    semantic=SemanticConfig(channels=80, width=16, strides=(2, 1)),
     quantiser=QuantiserConfig(codebooks=2, codebook_size=16, width=8),
     decoder=DecoderConfig(
         width=32, inner=48, blocks=1, layers=1, heads=2, mlp=64, n_fft=64, hop=16

@@ -142,11 +142,11 @@ def test_what_does_not_fit_is_refused(micro):
     cases = {
         "pass a wave": lambda: fixed.encode(wave[0], features),
         "of one batch": lambda: fixed.encode(wave, jnp.zeros((2, channels, 8))),
-        r"need \[channels, frames\] \[12, 8\]": lambda: fixed.encode(wave, features[..., :7]),
-        r"need \[channels, frames\] \[12, 12\]": lambda: fixed.encode(
+        r"need \[channels, frames\] \[80, 8\]": lambda: fixed.encode(wave, features[..., :7]),
+        r"need \[channels, frames\] \[80, 12\]": lambda: fixed.encode(
             jnp.zeros((1, 2 * hop + 1)), features
         ),
-        r"\[12, 0\]": lambda: fixed.encode(wave[:, :0], features[..., :0]),
+        r"\[80, 0\]": lambda: fixed.encode(wave[:, :0], features[..., :0]),
         "leave out the threshold": lambda: fixed.encode(wave, features, 0.5),
         "pass 2 codebooks": lambda: fixed.decode(Codes(codes[:, :1], codes[:, :1])),
         "in both streams": lambda: fixed.decode(Codes(codes, codes[..., :2])),
