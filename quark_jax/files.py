@@ -33,6 +33,31 @@ def replacing(path: str | PathLike) -> Iterator[epath.Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def creating(folder: str | PathLike) -> Iterator[epath.Path]:
+    """A folder beside `folder` to write into; renamed to `folder` if the block succeeds, else
+    removed.
+
+    Raises UserError where `folder` exists, or cannot be written.
+    """
+    folder = epath.Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name a folder that does not")
+    beside = folder.with_name(f".{folder.name}.partial")
+    try:
+        beside.rmtree(missing_ok=True)  # of a process that was killed
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "check the permissions and the space"
+        ) from error
+    finally:
+        beside.rmtree(missing_ok=True)
+
+
 def read_json(path: str | PathLike, remedy: str) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError, with `remedy`, where it is missing or damaged,
     or holds something else."""

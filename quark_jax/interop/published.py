@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from quark_jax.config import from_dict, to_dict
 from quark_jax.errors import UserError
 from quark_jax.hcodec.config import (
     DecoderConfig,
@@ -15,23 +16,33 @@ from quark_jax.hcodec.config import (
 )
 
 
+def published_version(published: Mapping[str, Any]) -> str:
+    """Of which H-Codec a published configuration is: "1.0", "1.5" or "2.0"."""
+    if "sampling_rate" in published:
+        return "2.0"
+    return "1.5" if "adaptive_config" in published else "1.0"
+
+
 def config_from_published(version: str, published: Mapping[str, Any]) -> HCodecConfig:
     """The `HCodecConfig` of a published configuration (its YAML as a dict).
 
     `version` is "1.0", "1.5" or "2.0". What the published file leaves out is as in the preset.
-    Raises UserError that names a missing field.
+    Raises UserError that names a missing field, or one that cannot be used.
     """
+    source = f"configuration of H-Codec {version}"
+    if version not in ("1.0", "1.5", "2.0"):
+        raise UserError(f"version {version!r}: unknown, choose 1.0, 1.5 or 2.0")
+    if "'causal': True" in str(published):
+        raise UserError(f"{source}: causal is true; no published model is, and none is supported")
     try:
-        if version == "2.0":
-            return _spectral(published)
-        if version in ("1.0", "1.5"):
-            return _seanet(version, published)
+        config = _spectral(published) if version == "2.0" else _seanet(version, published)
     except KeyError as error:
         raise UserError(
-            f"configuration of H-Codec {version}: field {error} is missing; "
-            "pass the file that came with the checkpoint"
+            f"{source}: field {error} is missing; pass the file that came with the checkpoint"
         ) from error
-    raise UserError(f"version {version!r}: unknown, choose 1.0, 1.5 or 2.0")
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{source}: cannot be read ({error}); correct it") from error
+    return from_dict(HCodecConfig, to_dict(config), source)  # which looks at types
 
 
 def _quantiser(fields: Mapping[str, Any]) -> QuantiserConfig:
@@ -92,8 +103,7 @@ def _seanet(version: str, published: Mapping[str, Any]) -> HCodecConfig:
     preset = HCodecConfig.preset(version)
     encoder = published["encoder_config"]["encoder"]
     decoder = published["decoder_config"]["decoder"]
-    # 1.5 lists the strides from the decoder's side.
-    strides = tuple(encoder["ratios"])[:: -1 if version == "1.5" else 1]
+    strides = tuple(reversed(encoder["ratios"]))  # they are listed from the decoder's side
     dynamic = preset.dynamic
     if dynamic is not None:
         adaptive = published["adaptive_config"]
@@ -120,7 +130,7 @@ def _seanet(version: str, published: Mapping[str, Any]) -> HCodecConfig:
             preset.decoder,
             width=decoder["dim"],
             inner=decoder["intermediate_dim"],
-            blocks=decoder["convnext_layers"],
+            blocks=decoder.get("convnext_layers", preset.decoder.blocks),
             mlp=4 * decoder["dim"],
         ),
         dynamic=dynamic,
