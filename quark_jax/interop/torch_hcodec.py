@@ -1,130 +1,26 @@
 """H-Codec inference in PyTorch: one file that needs nothing but torch.
 
-    codec = HCodec("1.0")
-    codec.load_state_dict(state, strict=True)
+    codec = HCodec(json.load(open("codec.json")))
+    codec.load_state_dict(torch.load("codec.pt"))  # or safetensors.torch.load_file(...)
     acoustic, semantic, lengths = codec.encode(wave, features)
     wave = codec.decode(acoustic, semantic, lengths)
 
-It runs the published checkpoints and those exported from here, under the published names. As an
-independent check of the JAX model it shares nothing with it. Tensors are [batch, channels, time]
-unless said otherwise. Dropout is left out.
+It runs what `quark export` writes. Tensors bear the names of the published checkpoints; as an
+independent check of the JAX model it shares nothing with that but the configuration. Tensors are
+[batch, channels, time] unless said otherwise. Dropout is left out.
 """
 
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace as Config
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes of one H-Codec; the defaults are those of 1.0.
-
-    The acoustic encoder is a SEANet where it has strides, else spectral. The frame rate is dynamic
-    where there is a threshold.
-    """
-
-    rate: int = 16_000  # samples per second
-    frame: int = 640  # samples per codec frame
-    dim: int = 512  # channels of either embedding
-    codebooks: int = 4  # per stream
-    codebook_size: int = 1024
-
-    seanet_filters: int = 32
-    seanet_strides: tuple[int, ...] = (2, 4, 5, 8)  # in the order they are applied
-    spectral: tuple[int, int, int] = (1536, 4608, 24)  # ConvNeXt: width, inner width, blocks
-
-    ssl_channels: int = 768
-    semantic_width: int = 768
-    semantic_strides: tuple[int, ...] = (2, 1)
-
-    decoder: tuple[int, int, int] = (768, 2304, 12)  # ConvNeXt: width, inner width, blocks
-    recurrent_layers: int = 2  # of every recurrent transformer
-    n_fft: int = 1280
-    hop: int = 320
-
-    threshold: float | None = None  # cosine similarity; a segment starts where it is not above
-    longest_segment: int = 8  # frames
-    aggregator: tuple[int, int, int] = (8, 2048, 32)  # transformer: heads, inner width, layers
-    bottleneck: tuple[int, int, int] = (8, 2048, 32)  # the same
-
-
-V1_5 = Config(
-    seanet_strides=(8, 5, 4, 2),
-    ssl_channels=1024,
-    semantic_width=1024,
-    decoder=(1024, 2304, 12),
-    threshold=0.6,
-)
-V2_0 = Config(
-    rate=48_000,
-    frame=3840,
-    codebooks=16,
-    seanet_strides=(),
-    semantic_width=1536,
-    semantic_strides=(2, 1, 2),
-    decoder=(1536, 4608, 32),
-    n_fft=1920,
-    hop=960,
-)
-V2_0_6HZ = replace(V2_0, frame=7680, semantic_strides=(2, 2, 2))
-PRESETS = {"1.0": Config(), "1.5": V1_5, "2.0": V2_0, "2.0-6.25hz": V2_0_6HZ}
-
-
-def published(options: Mapping) -> Config:
-    """The sizes in a configuration of the published form."""
-    if "'causal': True" in str(options):
-        raise ValueError("causal: only false is supported, as in every published model")
-
-    def pick(part: Mapping, *names: str) -> tuple:
-        return tuple(part[name] for name in names)
-
-    convnext = ("dim", "intermediate_dim", "convnext_layers")
-    attention = ("num_heads", "dim_feedforward", "num_layers")
-    encoder, decoder = options["encoder_config"], options["decoder_config"]
-    quantiser = options["quantizer_config"]
-    if "sampling_rate" in options:  # 2.0
-        semantic = options["semantic_encoder_config"]
-        config = Config(
-            rate=options["sampling_rate"],
-            frame=round(options["sampling_rate"] / encoder["target_frame_rate"]),
-            seanet_strides=(),
-            spectral=pick(encoder, *convnext),
-            recurrent_layers=decoder["transformer_layers"],
-            n_fft=decoder["n_fft"],
-            hop=decoder["hop_length"],
-        )
-    else:
-        semantic, seanet = encoder["semantic_encoder"], encoder["encoder"]
-        decoder, quantiser = decoder["decoder"], quantiser["quantizer"]
-        strides = tuple(reversed(seanet["ratios"]))
-        config = Config(seanet_filters=seanet["n_filters"], seanet_strides=strides)
-    if "adaptive_config" in options:  # 1.5
-        adaptive = options["adaptive_config"]
-        config = replace(
-            config,
-            threshold=adaptive["manual_threshold"],
-            longest_segment=adaptive["max_tokens_per_group"],
-            aggregator=pick(adaptive["aggregators"]["acoustic_aggregator"], *attention),
-            bottleneck=pick(adaptive["transformer_kwargs"], *attention),
-        )
-    return replace(
-        config,
-        dim=quantiser["dim"],
-        codebooks=quantiser["num_quantizers"],
-        codebook_size=quantiser["codebook_size"],
-        ssl_channels=semantic["input_channels"],
-        semantic_width=semantic["encode_channels"],
-        semantic_strides=tuple(semantic["strides"]),
-        decoder=pick(decoder, *convnext),
-    )
-
 
 # Blocks. Most are sequences whose steps bear the checkpoints' names; steps that hold no tensors
 # bear names of our own.
@@ -250,11 +146,10 @@ class RecurrentLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-def recurrent_transformer(config: Config, width: int) -> Steps:
-    """[batch, time, width] -> same. In 2.0 heads are 64 wide and the inner width is bounded."""
-    heads, inner = (8, 4 * width) if config.seanet_strides else (width // 64, min(4 * width, 4096))
-    layers = (RecurrentLayer(width, heads, inner) for _ in range(config.recurrent_layers))
-    return Steps(layers=nn.Sequential(*layers))
+def recurrent_transformer(width: int, heads: int, inner: int, depth: int) -> Steps:
+    """[batch, time, width] -> same."""
+    layers = nn.Sequential(*(RecurrentLayer(width, heads, inner) for _ in range(depth)))
+    return Steps(layers=layers)
 
 
 class FusedAttention(nn.Module):
@@ -325,15 +220,16 @@ class SeanetBlock(nn.Module):
         return self.shortcut(x) + self.block(x)
 
 
-def seanet(config: Config) -> Steps:
-    width = config.seanet_filters
+def seanet(config: Config, dim: int) -> Steps:
+    width = config.filters
     layers = [reflect_conv(1, width, 7)]
-    for stride in config.seanet_strides:
+    for stride in config.strides:
         down = reflect_conv(width, 2 * width, 2 * stride, stride)
         layers += [SeanetBlock(width), nn.ELU(), down]
         width *= 2
-    layers += [Transpose(), recurrent_transformer(config, width), Transpose()]
-    layers += [nn.ELU(), reflect_conv(width, config.dim, 4, 2)]
+    recurrent = recurrent_transformer(width, config.heads, 4 * width, config.layers)
+    last = reflect_conv(width, dim, 2 * config.last_stride, config.last_stride)
+    layers += [Transpose(), recurrent, Transpose(), nn.ELU(), last]
     return Steps(channel=nn.Unflatten(1, (1, -1)), model=nn.Sequential(*layers))
 
 
@@ -357,18 +253,19 @@ class STFT(nn.Module):
         return torch.cat((magnitude.clamp(min=1e-5).log(), phase), dim=-1).transpose(1, 2)
 
 
-def spectral_encoder(config: Config) -> Steps:
-    (width, *_), stride = config.spectral, config.frame // config.hop
+def spectral(config: Config, dim: int, stride: int) -> Steps:
+    width, inner = config.width, min(4 * config.width, 4096)
+    recurrent = recurrent_transformer(width, config.heads, inner, config.layers)
     return Steps(
         stft=STFT(config.n_fft, config.hop),
         embed=conv(config.n_fft + 2, width, 3),
         before=Transpose(),
         norm=nn.LayerNorm(width, eps=1e-6),
-        prior_net=convnext(*config.spectral),
-        post_net=Steps(**{"1": recurrent_transformer(config, width)}),
+        prior_net=convnext(width, config.inner, config.blocks),
+        post_net=Steps(**{"1": recurrent}),
         final_layer_norm=nn.LayerNorm(width, eps=1e-6),
         after=Transpose(),
-        out=conv(width, config.dim, 2 * stride + 1, stride),
+        out=conv(width, dim, 2 * stride + 1, stride),
     )
 
 
@@ -384,24 +281,24 @@ def semantic_units(width: int) -> nn.Sequential:
     return nn.Sequential(unit(), unit())
 
 
-def semantic_encoder(config: Config) -> Steps:
+def semantic_encoder(config: Config, dim: int) -> Steps:
     """Compressed SSL features [batch, channels, 50 Hz frames] -> [batch, dim, frames]."""
-    width = config.semantic_width
+    width = config.width
 
     def block(stride: int) -> Steps:
         down = conv(width, width, 3 if stride == 1 else 2 * stride, stride)
         return Steps(res_units=semantic_units(width), conv=down)
 
     return Steps(
-        conv=conv(config.ssl_channels, width, 3, bias=False),
-        conv_blocks=nn.Sequential(*map(block, config.semantic_strides)),
-        conv2=conv(width, config.dim, 3, bias=False),
+        conv=conv(config.channels, width, 3, bias=False),
+        conv_blocks=nn.Sequential(*map(block, config.strides)),
+        conv2=conv(width, dim, 3, bias=False),
     )
 
 
-def semantic_decoder(config: Config) -> Steps:
+def semantic_decoder(config: Config, dim: int) -> Steps:
     """Quantised stream [batch, dim, frames] -> compressed features [batch, channels, 50 Hz]."""
-    width = config.semantic_width
+    width = config.width
 
     def block(s: int) -> Steps:
         up = conv(width, width, 3)
@@ -411,9 +308,9 @@ def semantic_decoder(config: Config) -> Steps:
         return Steps(conv=up, res_units=semantic_units(width))
 
     return Steps(
-        conv1=conv(config.dim, width, 3, bias=False),
-        conv_blocks=nn.Sequential(*map(block, config.semantic_strides)),
-        conv2=conv(width, config.ssl_channels, 3, bias=False),
+        conv1=conv(dim, width, 3, bias=False),
+        conv_blocks=nn.Sequential(*map(block, config.strides)),
+        conv2=conv(width, config.channels, 3, bias=False),
     )
 
 
@@ -444,10 +341,10 @@ def segment_lengths(x: Tensor, threshold: float, longest: int) -> list[int]:
 class Aggregator(nn.Module):
     """One frame per segment: what a query placed right after the segment gathers."""
 
-    def __init__(self, config: Config):
+    def __init__(self, dim: int, heads: int, inner: int, depth: int):
         super().__init__()
-        self.query_embedding = nn.Parameter(torch.zeros(1, config.dim, 1))
-        self.transformer = transformer(config.dim, *config.aggregator)
+        self.query_embedding = nn.Parameter(torch.zeros(1, dim, 1))
+        self.transformer = transformer(dim, heads, inner, depth)
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         """[batch, dim, sum(lengths)] -> [batch, dim, len(lengths)]."""
@@ -482,7 +379,7 @@ class Codebook(nn.Module):
 class Quantiser(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        books = (Codebook(config.codebook_size, config.dim) for _ in range(config.codebooks))
+        books = (Codebook(config.codebook_size, config.width) for _ in range(config.codebooks))
         self.layers = nn.ModuleList(Steps(_codebook=book) for book in books)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -503,10 +400,14 @@ class Quantiser(nn.Module):
 
 
 class Interleave(nn.Module):
-    """[batch, 2 * width, time] -> [batch, width, 2 * time]: the halves take turns."""
+    """[batch, times * width, time] -> [batch, width, times * time]: the parts take turns."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack(x.chunk(2, dim=1), dim=-1).flatten(2)
+        return torch.stack(x.chunk(self.times, dim=1), dim=-1).flatten(2)
 
 
 def residual_block(width: int) -> Residual:
@@ -541,25 +442,26 @@ class ISTFT(nn.Module):
         return whole[:, 0, 0, side : size - side]
 
 
-def decoder(config: Config) -> Steps:
-    """Both quantised streams [batch, 2 * dim, frames] -> wave [batch, samples]."""
-    (width, *_), repeats = config.decoder, config.frame // config.hop
-    if config.seanet_strides:
-        up = nn.Conv1d(2 * config.dim, 2 * width, 1)
-        depthwise = nn.Conv1d(width, width, 5, padding=2, groups=width)
-        embed = Steps(up=up, interleave=Interleave(), dw=depthwise)
+def decoder(config: Config, dim: int) -> Steps:
+    """Both quantised streams [batch, dim, frames] -> wave [batch, samples]."""
+    width, times = config.width, config.upsample
+    if config.repeat:
+        smooth = nn.Conv1d(dim, width, times + 1, padding=times // 2)
+        embed = Steps(repeat=nn.Upsample(scale_factor=times), conv=smooth)
     else:
-        smooth = nn.Conv1d(2 * config.dim, width, repeats + 1, padding=repeats // 2)
-        embed = Steps(repeat=nn.Upsample(scale_factor=repeats), conv=smooth)
-    recurrent = (Transpose(), recurrent_transformer(config, width), Transpose())
-    before, after = ((residual_block(width), residual_block(width)) for _ in range(2))
+        depthwise = nn.Conv1d(width, width, 5, padding=2, groups=width)
+        up = nn.Conv1d(dim, times * width, 1)
+        embed = Steps(up=up, interleave=Interleave(times), dw=depthwise)
+    recurrent = recurrent_transformer(width, config.heads, config.mlp, config.layers)
+    prior = [residual_block(width) for _ in range(4)]
+    prior[2:2] = [Transpose(), recurrent, Transpose()]
     out = nn.Linear(width, config.n_fft + 2)
     return Steps(
         embed=embed,
-        prior_net=nn.Sequential(*before, *recurrent, *after, nn.GroupNorm(32, width, eps=1e-6)),
+        prior_net=nn.Sequential(*prior, nn.GroupNorm(32, width, eps=1e-6)),
         transpose=Transpose(),
         norm=nn.LayerNorm(width, eps=1e-6),
-        post_net=convnext(*config.decoder),
+        post_net=convnext(width, config.inner, config.blocks),
         final_layer_norm=nn.LayerNorm(width, eps=1e-6),
         head=Steps(out=out, istft=ISTFT(config.n_fft, config.hop)),
     )
@@ -569,27 +471,32 @@ def decoder(config: Config) -> Steps:
 
 
 class HCodec(nn.Module):
-    """H-Codec of a `version` in `PRESETS`, or of a configuration of the published form.
+    """The H-Codec of a configuration, which is what codec.json holds.
 
-    `sizes` replace fields of its `Config`.
+    Its parts are read as attributes: `codec.config.decoder.width`.
     """
 
-    def __init__(self, version: str | Mapping = "1.0", **sizes):
+    def __init__(self, config: Mapping):
         super().__init__()
-        if isinstance(version, str) and version not in PRESETS:
-            raise ValueError(f"version: {version!r} is not one of {', '.join(PRESETS)}")
-        config = PRESETS[version] if isinstance(version, str) else published(version)
-        self.config = config = replace(config, **sizes)
-        self.encoder = seanet(config) if config.seanet_strides else spectral_encoder(config)
-        self.decoder = decoder(config)
-        self.quantizer = Quantiser(config)
-        self.semantic_quantizer = Quantiser(config)
-        self.semantic_encoder = semantic_encoder(config)
-        self.semantic_decoder = semantic_decoder(config)
-        if config.threshold is not None:
-            self.bottleneck_transformer = transformer(2 * config.dim, *config.bottleneck)
-            self.semantic_aggregator = Aggregator(config)
-            self.acoustic_aggregator = Aggregator(config)
+        config = json.loads(json.dumps(config), object_hook=lambda part: Config(**part))
+        dim, dynamic = config.quantiser.width, config.dynamic
+        self.config = config
+        self.hop = round(config.sample_rate / config.frame_rate)  # samples per codec frame
+        if hasattr(config.encoder, "filters"):
+            self.encoder = seanet(config.encoder, dim)
+        else:
+            self.encoder = spectral(config.encoder, dim, self.hop // config.encoder.hop)
+        self.decoder = decoder(config.decoder, 2 * dim)
+        self.quantizer = Quantiser(config.quantiser)
+        self.semantic_quantizer = Quantiser(config.quantiser)
+        self.semantic_encoder = semantic_encoder(config.semantic, dim)
+        self.semantic_decoder = semantic_decoder(config.semantic, dim)
+        if dynamic:
+            size = dynamic.heads, dynamic.bottleneck_inner, dynamic.bottleneck_layers
+            self.bottleneck_transformer = transformer(2 * dim, *size)
+            size = dynamic.heads, dynamic.aggregator_inner, dynamic.aggregator_layers
+            self.semantic_aggregator = Aggregator(dim, *size)
+            self.acoustic_aggregator = Aggregator(dim, *size)
 
     @torch.no_grad()
     def encode(
@@ -602,12 +509,13 @@ class HCodec(nn.Module):
         (frames - 1) * codebook_size + code in one number.
         """
         acoustic, semantic = self.embed(wave, features)
-        if self.config.threshold is None:
+        dynamic = self.config.dynamic
+        if not dynamic:
             return self.quantizer.encode(acoustic), self.semantic_quantizer.encode(semantic), None
-        threshold = self.config.threshold if threshold is None else threshold
+        threshold = dynamic.threshold if threshold is None else threshold
         items = []  # one at a time, so that no item sees the padding of another
         for a, s in zip(acoustic.split(1), semantic.split(1), strict=True):
-            lengths = segment_lengths(s[0], threshold, self.config.longest_segment)
+            lengths = segment_lengths(s[0], threshold, dynamic.longest)
             a, s = self.acoustic_aggregator(a, lengths), self.semantic_aggregator(s, lengths)
             codes = self.quantizer.encode(a)[0].T, self.semantic_quantizer.encode(s)[0].T
             items.append((*codes, torch.tensor(lengths, device=wave.device)))
@@ -619,7 +527,7 @@ class HCodec(nn.Module):
     @torch.no_grad()
     def decode(self, acoustic: Tensor, semantic: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What `encode` gave -> wave [batch, samples], with zeros after the shorter items."""
-        if (lengths is None) != (self.config.threshold is None):
+        if (lengths is None) != (self.config.dynamic is None):
             raise ValueError("lengths: give them where the frame rate is dynamic, and only there")
         if lengths is None:
             return self.decoder(torch.cat(self.dequantise(acoustic, semantic), dim=1))
@@ -632,12 +540,12 @@ class HCodec(nn.Module):
     @torch.no_grad()
     def embed(self, wave: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Acoustic and semantic embeddings [batch, dim, frames]."""
-        wave = F.pad(wave, (0, -wave.shape[-1] % self.config.frame))
-        need, have = wave.shape[-1] * 50 // self.config.rate, features.shape[-1]
+        wave = F.pad(wave, (0, -wave.shape[-1] % self.hop))
+        need, have = wave.shape[-1] * 50 // self.config.sample_rate, features.shape[-1]
         if have != need:
             raise ValueError(
                 f"features: {have} frames, but the wave needs {need}; compute them from the wave "
-                f"zero-padded to a multiple of {self.config.frame} samples"
+                f"zero-padded to a multiple of {self.hop} samples"
             )
         return self.encoder(wave), self.semantic_encoder(features)
 
