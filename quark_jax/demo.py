@@ -25,7 +25,7 @@ from quark_jax.training.metrics import read_metrics
 from quark_jax.training.optimiser import OptimiserConfig
 
 CODEC_STEPS = 600
-LM_STEPS = 400
+LM_STEPS = 700
 SECONDS = 2.56  # of a sequence
 EXAMPLES = {"train": 1024, "heldout": 64}
 SNR_DB = 5.0  # of the recording that is restored, in pink noise

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from quark_jax.hcodec.config import SeanetConfig
-from quark_jax.nn import Mask, RecurrentTransformer, frame_mask, masked
+from quark_jax.nn import Mask, RecurrentTransformer, elu, frame_mask, masked
 from quark_jax.nn.layers import Dtype
 
 
@@ -84,7 +84,7 @@ class ResidualUnit(nnx.Module):
         self.shortcut = WeightNormConv(width, width, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: Mask = None) -> jax.Array:
-        y = self.widen(jax.nn.elu(self.narrow(jax.nn.elu(x), mask)), mask)
+        y = self.widen(elu(self.narrow(elu(x), mask)), mask)
         return self.shortcut(x, mask) + y
 
 
@@ -129,7 +129,7 @@ class SeanetEncoder(nnx.Module):
         x = self.first(x, mask_of(x, stride))
         for unit, down in zip(self.units, self.downs, strict=True):
             mask = mask_of(x, stride)
-            x = down(jax.nn.elu(unit(x, mask)), mask)
+            x = down(elu(unit(x, mask)), mask)
             stride *= down.stride
         mask = mask_of(x, stride)
-        return self.last(jax.nn.elu(self.transformer(x, mask)), mask)
+        return self.last(elu(self.transformer(x, mask)), mask)

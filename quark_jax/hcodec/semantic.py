@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from quark_jax.hcodec.config import SemanticConfig
-from quark_jax.nn import Mask, conv, frame_mask, linear, masked
+from quark_jax.nn import Mask, conv, elu, frame_mask, linear, masked
 from quark_jax.nn.layers import Dtype
 
 
@@ -24,8 +24,8 @@ class ResidualUnit(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
-        y = self.conv(masked(jax.nn.elu(x), mask))
-        return x + self.point(jax.nn.elu(y))
+        y = self.conv(masked(elu(x), mask))
+        return x + self.point(elu(y))
 
 
 class UpConv(nnx.Module):

@@ -71,6 +71,11 @@ def conv(
     )
 
 
+def elu(x: jax.Array) -> jax.Array:
+    """x where positive, exp(x) - 1 elsewhere; `jax.nn.elu` calls the slower expm1."""
+    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1)
+
+
 class DepthwiseConv(nnx.Module):
     """Depthwise convolution [batch, time, width] -> same, zero-padded (kernel - 1) / 2 on both
     sides, written as shifted multiply-adds: XLA fuses them, while its grouped convolution is slow.

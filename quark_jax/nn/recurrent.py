@@ -40,9 +40,12 @@ class LSTM(nnx.Module):
             hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
             return (hidden, cell), hidden
 
-        zeros = jnp.zeros((x.shape[0], x.shape[-1]), jnp.float32)
-        _, hidden = jax.lax.scan(step, (zeros, zeros), gates.swapaxes(0, 1))
-        return hidden.swapaxes(0, 1).astype(x.dtype)
+        batch, frames, width = x.shape
+        items = (batch,) if batch > 1 else ()  # one item alone: matrix times vector is faster
+        zeros = jnp.zeros((*items, width), jnp.float32)
+        gates = gates.swapaxes(0, 1).reshape(frames, *items, 4 * width)
+        _, hidden = jax.lax.scan(step, (zeros, zeros), gates)
+        return hidden.reshape(frames, batch, width).swapaxes(0, 1).astype(x.dtype)
 
 
 class RecurrentAttention(nnx.Module):
