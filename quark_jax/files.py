@@ -35,10 +35,10 @@ def replacing(path: str | PathLike) -> Iterator[epath.Path]:
 
 @contextmanager
 def creating(folder: str | PathLike) -> Iterator[epath.Path]:
-    """A folder beside `folder` to write into; renamed to `folder` if the block succeeds, else
-    removed.
+    """The path of a folder beside `folder`, to be made and filled; renamed to `folder` if the
+    block succeeds, else removed.
 
-    Raises UserError where `folder` exists, or cannot be written.
+    Raises UserError where `folder` exists, before the block, or cannot be written.
     """
     folder = epath.Path(folder)
     if folder.exists():
@@ -46,7 +46,6 @@ def creating(folder: str | PathLike) -> Iterator[epath.Path]:
     beside = folder.with_name(f".{folder.name}.partial")
     try:
         beside.rmtree(missing_ok=True)  # of a process that was killed
-        beside.mkdir(parents=True)
         yield beside
         beside.rename(folder)
     except OSError as error:

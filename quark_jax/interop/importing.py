@@ -59,9 +59,9 @@ def import_codec(
     misshapen, the encoder does not fit the codec, or there is a codec in `folder` already.
     """
     config = config.with_encoder(None if features is None else str(features))
-    tokeniser = Tokeniser(HCodec.from_torch(state, config))
-    if features is not None:
-        _ = tokeniser.features  # raises where the encoder does not fit
     with creating(epath.Path(folder) / "codec") as beside:
+        tokeniser = Tokeniser(HCodec.from_torch(state, config))
+        if features is not None:
+            _ = tokeniser.features  # raises where the encoder does not fit
         tokeniser.save(beside)
     return tokeniser
