@@ -22,7 +22,8 @@ from quark_jax.training.optimiser import OptimiserConfig
 from quark_jax.training.sharding import MeshConfig
 
 SECONDS = 0.5  # 12.5 codec frames: the last one of a sequence is half empty
-RUN = RunConfig(steps=12, log_every=1, eval_every=6, save_every=4)
+RUN = RunConfig(steps=12, seed=1, log_every=1, eval_every=6, save_every=4)
+SPLIT = {"data": 2, "fsdp": 2, "tensor": 2}  # a mesh of 8 that splits parameters and batches
 OPTIMISER = OptimiserConfig(peak=1e-3, warmup=4, decay=0.99, weight_decay=0.1)
 _TINY = HCodecConfig.preset("tiny")
 CODEC = replace(
@@ -30,10 +31,9 @@ CODEC = replace(
     name="small",
     encoder=replace(_TINY.encoder, width=32, inner=64, blocks=1, heads=2),
     semantic=replace(_TINY.semantic, width=32),
-    # Few codes, and used ones: which code is nearest must not hang on the last bit of a float.
-    quantiser=replace(
-        _TINY.quantiser, codebooks=2, codebook_size=16, width=16, kmeans_iterations=3
-    ),
+    # So few codes that k-means on the first batch leaves none with a single vector. The residual of
+    # that would be rounding alone, and so the gradient through the next layer.
+    quantiser=replace(_TINY.quantiser, codebooks=2, codebook_size=4, width=16, kmeans_iterations=3),
     decoder=replace(_TINY.decoder, width=32, inner=64, blocks=1, heads=2, mlp=64),
 )
 LM = LMConfig.preset("tiny", layers=2, width=32, heads=2, kv_heads=2, mlp=64, stack_features=True)

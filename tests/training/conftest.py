@@ -1,0 +1,37 @@
+"""Runs on eight fake devices that the tests of training share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def plan(small_run) -> Callable[..., dict]:
+    """plan(kind, workdir, **changes): an item for tests/training/small.py, of the data that the
+    runs of `small_run` had."""
+    made = {"codec": str(small_run / "codec/model/codec"), "dataset": str(small_run / "tokens")}
+
+    def make(kind: str, workdir: Path, **changes: Mapping) -> dict:
+        return {"kind": kind, "workdir": str(workdir), **changes} | (made if kind == "lm" else {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def eight(trainers, plan, small, tmp_path_factory) -> Path:
+    """A folder with the finished workdirs `codec` and `lm`, as in `small_run`, of eight devices:
+    the codec with batches over all of them, the language model with parameters split too."""
+    folder = tmp_path_factory.mktemp("eight")
+    lm = plan("lm", folder / "lm", mesh=small.SPLIT)
+    trainers.run([plan("codec", folder / "codec"), lm], devices=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def eight_otherwise(trainers, plan, small, tmp_path_factory) -> Path:
+    """The first steps of `eight`, each model on the other's mesh."""
+    folder, run = tmp_path_factory.mktemp("otherwise"), {"steps": 3}
+    codec = plan("codec", folder / "codec", mesh=small.SPLIT, run=run)
+    trainers.run([codec, plan("lm", folder / "lm", run=run)], devices=8)
+    return folder
