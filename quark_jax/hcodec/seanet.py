@@ -49,7 +49,8 @@ class WeightNormConv(nnx.Module):
     ):
         init = jax.nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
         direction = init(rngs.params(), (kernel, inputs, outputs), jnp.float32)
-        self.direction = nnx.Param(direction, axes=(None, "channels_in", "channels_out"))
+        channels_in = "channels_in" if inputs > 1 else None  # a wave's one channel is not split
+        self.direction = nnx.Param(direction, axes=(None, channels_in, "channels_out"))
         self.gain = nnx.Param(jnp.sqrt(jnp.sum(direction**2, axis=(0, 1))))
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
         self.stride = stride

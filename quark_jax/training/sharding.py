@@ -44,8 +44,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     sizes = [getattr(config, axis) for axis in AXES]
     devices, free = jax.device_count(), sizes.count(-1)
     known = int(np.prod([size for size in sizes if size != -1]))
-    fits = devices % known == 0 if free else known == devices
-    if free > 1 or any(size < 1 and size != -1 for size in sizes) or not fits:
+    possible = free <= 1 and all(size > 0 or size == -1 for size in sizes)
+    if not possible or devices % known or (not free and known != devices):
         given = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
         raise UserError(
             f"mesh {given}: does not fit {devices} devices; set one axis to -1, the others to a "
