@@ -20,6 +20,8 @@ from quark_jax.hcodec.config import (
     SpectralConfig,
 )
 
+FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
+
 _SEANET = HCodecConfig(
     name="seanet",
     sample_rate=800,
@@ -38,7 +40,7 @@ MICRO = {
         _SEANET,
         name="dynamic",
         dynamic=DynamicConfig(
-            threshold=0.5,
+            threshold=0.0,
             longest=3,
             heads=2,
             aggregator_layers=1,
@@ -60,6 +62,16 @@ MICRO = {
 }
 
 
+def codebooks(x: np.ndarray, layers: int, size: int) -> np.ndarray:
+    """Rows [layers, size, width] that frames `x` [frames, width] make good use of."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(layers):
+        rows.append(x[rng.choice(len(x), size, replace=False)])
+        distance = ((x[:, None] - rows[-1]) ** 2).sum(-1)
+        x = (x - rows[-1][distance.argmin(1)])[distance.min(1) > 0]  # no row twice
+    return np.stack(rows)
+
+
 @pytest.fixture(scope="session")
 def micro(recipe) -> Callable[[str], HCodec]:
     """micro("seanet" | "dynamic" | "spectral"): a small codec with weights of the golden recipe, in
@@ -67,11 +79,26 @@ def micro(recipe) -> Callable[[str], HCodec]:
 
     @cache
     def build(name: str) -> HCodec:
-        config = MICRO[name]
+        config, frames = MICRO[name], 50
         # Empty arrays of the right shapes: initialising layer by layer would compile for long.
         shapes = nnx.eval_shape(lambda: HCodec(config, rngs=nnx.Rngs(0)))
         state = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes).to_torch()
         manifest = {name: (list(a.shape), str(a.dtype)) for name, a in state.items()}
-        return HCodec.from_torch(recipe.weights(manifest, seed=1), config)
+        codec = HCodec.from_torch(recipe.weights(manifest, seed=1), config)
+        wave = recipe.signal(2, 1, frames * config.hop, config.sample_rate)
+        features = recipe.features(
+            2, 1, config.semantic.channels, frames * config.feature_stride
+        ).swapaxes(1, 2)
+        embed = jax.jit(lambda c, *a: c.embed(*a, 1.1), compiler_options=FAST)
+        embedding = embed(codec, wave, features)
+        for quantiser, x in (
+            (codec.quantiser, embedding.acoustic),
+            (codec.semantic_quantiser, embedding.semantic),
+        ):
+            rows = codebooks(
+                np.asarray(x[0]), config.quantiser.codebooks, config.quantiser.codebook_size
+            )
+            quantiser.embed.set_value(rows)
+        return codec
 
     return build
