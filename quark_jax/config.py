@@ -64,6 +64,8 @@ def _convert(hint: Any, value: Any, source: str) -> Any:
             raise UserError(f"{source}: {value!r} is not a list, write [a, b, ...]")
         return tuple(_convert(arguments[0], item, source) for item in value)
     if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{source}: {value!r} is not a table of fields; write {{name: value}}")
         return {key: _convert(arguments[1], item, f"{source}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
