@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from os import PathLike
@@ -20,18 +21,22 @@ from quark_jax.hcodec.codefile import CodeFile
 from quark_jax.hcodec.codes import Codes
 from quark_jax.hcodec.config import HCodecConfig
 from quark_jax.hcodec.model import HCodec
+from quark_jax.hcodec.reach import decoder_reach, encoder_reach
 
 _WINDOW = 32.0  # seconds that are encoded or decoded at once
-_CONTEXT = 2.0  # seconds at either end of a window that only serve its middle
+_MEMORY = 1.0  # seconds of context for what has no finite reach: LSTMs, attention, GroupNorm
 _ENCODER = "encoder"  # folder of the features' encoder, inside that of the codec
 
 
 class Tokeniser:
     """A codec with the encoder of its SSL features.
 
-    Up to 32 s are coded as a whole. Longer recordings go through windows of 32 s of which 2 s at
-    either border are context: memory stays bounded, and results near the middle of a window differ
-    from those of the whole by what full attention sees beyond it.
+    Up to 32 s are coded as a whole. Longer recordings go through windows of 32 s, and memory stays
+    bounded. At either border a window has as much context as the convolutions reach and a second
+    more; what is kept of it differs from the whole only by what the LSTMs, full attention and
+    GroupNorm hear from farther away. Where the frame rate is dynamic, windows are encoded without
+    context, because segments of windows that overlap would not meet: there a segment also ends at
+    each border.
     """
 
     def __init__(self, codec: HCodec, features: SSLFeatures | None = None):
@@ -165,7 +170,9 @@ class Tokeniser:
         wave = np.pad(wave, (0, frames * hop - len(wave)))
         parts = []
         # Segments of windows that overlap would not meet at a frame: dynamic rates have no context.
-        for start, stop, first, last in self._windows(frames, 0 if dynamic else _CONTEXT):
+        for start, stop, first, last in self._windows(
+            frames, 0 if dynamic else encoder_reach(self.config) + _MEMORY
+        ):
             padded = np.zeros((1, self._bucket(stop - start) * hop), np.float32)
             padded[0, : (stop - start) * hop] = wave[start * hop : stop * hop]
             codes = _encode_window(
@@ -181,7 +188,9 @@ class Tokeniser:
         if codes.lengths is not None:  # a frame of a segment is the segment's
             streams = [np.repeat(s, np.asarray(codes.lengths[0]), axis=-1) for s in streams]
         hop, parts = self.config.hop, []
-        for start, stop, first, last in self._windows(streams[0].shape[-1], _CONTEXT):
+        for start, stop, first, last in self._windows(
+            streams[0].shape[-1], decoder_reach(self.config) + _MEMORY
+        ):
             size = self._bucket(stop - start)
             padded = [np.zeros((1, s.shape[0], size), np.int32) for s in streams]
             for target, source in zip(padded, streams, strict=True):
@@ -193,7 +202,7 @@ class Tokeniser:
     def _windows(self, frames: int, context: float) -> Iterator[tuple[int, int, int, int]]:
         """Frames (start, stop) of each window, and which of them (first, last) are kept."""
         size = int(_WINDOW * self.config.frame_rate)
-        margin = int(context * self.config.frame_rate)
+        margin = math.ceil(context * self.config.frame_rate)
         if frames <= size:
             yield 0, frames, 0, frames
             return
