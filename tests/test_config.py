@@ -82,7 +82,7 @@ def test_a_wrong_field_is_named(fields, message):
 def test_the_kind_of_encoder_shows_in_its_fields():
     fields = to_dict(HCodecConfig.preset("tiny"))
     fields["encoder"] = {"layers": 2}
-    with pytest.raises(UserError, match="codec.encoder: does not say which of Sean.* or Spectral"):
+    with pytest.raises(UserError, match=r"codec.encoder: does not say which of Sean.* or Spectral"):
         from_dict(HCodecConfig, fields, "codec")
     fields["encoder"] = {"strides": [2], "n_fft": 640}
     with pytest.raises(UserError, match="does not say"):
@@ -99,8 +99,8 @@ def test_differences_are_dotted_names():
 
 
 def test_unknown_presets_are_refused_by_name():
-    with pytest.raises(UserError, match="'3.0': unknown, choose one of 1.0, 1.5, 2.0,"):
-        HCodecConfig.preset("3.0")
+    with pytest.raises(UserError, match="'3': unknown, choose one of"):
+        HCodecConfig.preset("3")
 
 
 def test_published_facts_of_the_presets():
