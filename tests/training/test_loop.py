@@ -1,0 +1,139 @@
+"""The loop on a model of one number: it can be cut off anywhere."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quark_jax.errors import UserError
+from quark_jax.training import loop
+from quark_jax.training.loop import RunConfig, fit
+from quark_jax.training.metrics import read_metrics
+from quark_jax.training.sharding import make_mesh
+
+RUN = RunConfig(steps=5, log_every=1, eval_every=3, save_every=2)
+
+
+class State(NamedTuple):
+    step: jax.Array
+    key: jax.Array
+    total: jax.Array
+
+
+def step(state: State, batch: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    """Depends on all there is to save: state, key and the place in the data."""
+    noise = jax.random.normal(jax.random.fold_in(state.key, state.step))
+    total = 0.5 * state.total + jnp.mean(batch) + noise
+    return State(state.step + 1, state.key, total), {"loss": total}
+
+
+def batches() -> grain.DatasetIterator:
+    data = grain.MapDataset.range(30).seed(3).shuffle().repeat().batch(4)
+    return iter(data.map(lambda batch: batch.astype(np.float32)).to_iter_dataset())
+
+
+def train(
+    workdir, *, run=RUN, evaluate=lambda state, number: {"held": float(state.total)}, data=None
+):
+    return fit(
+        lambda: State(jnp.zeros((), jnp.int32), jax.random.PRNGKey(0), jnp.zeros(())),
+        step,
+        batches() if data is None else data,
+        run=run,
+        mesh=make_mesh(run.mesh),
+        config={"run": {"steps": run.steps}},
+        workdir=workdir,
+        evaluate=evaluate,
+        label="toy",
+    )
+
+
+class Cut(Exception):
+    """Stands for a kill where that is hard to time."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    state = train(workdir)
+    return float(state.total), read_metrics(workdir)
+
+
+def test_rows_of_a_whole_run(whole):
+    _, rows = whole
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "held" in row] == [0, 3, 5]
+    assert rows[-2]["loss"] == rows[-1]["held"]
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_cut_off_in_an_evaluation(tmp_path, whole, number):
+    def evaluate(state, at):
+        if at == number:
+            raise Cut
+        return {"held": float(state.total)}
+
+    with pytest.raises(Cut):
+        train(tmp_path, evaluate=evaluate)
+    assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_cut_off_right_after_a_checkpoint(tmp_path, whole, number, monkeypatch):
+    class Checkpoints(loop.Checkpoints):
+        def save(self, at, *args):
+            super().save(at, *args)
+            if at == number:
+                raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Checkpoints", Checkpoints)
+        with pytest.raises(Cut):
+            train(tmp_path)
+    assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_cut_off_while_reading(tmp_path, whole, number):
+    class Cutting:
+        def __init__(self):
+            self.data, self.taken = batches(), 0
+
+        def __next__(self):
+            self.taken += 1
+            if self.taken == number:
+                raise Cut
+            return next(self.data)
+
+        def __getattr__(self, name):
+            return getattr(self.data, name)
+
+    with pytest.raises(Cut):
+        train(tmp_path, data=Cutting())
+    assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
+
+
+def test_a_run_made_longer_is_one_that_always_was(tmp_path, whole):
+    train(tmp_path, run=replace(RUN, steps=3))
+    assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
+
+
+def test_a_run_made_shorter_is_finished(tmp_path, whole):
+    train(tmp_path)
+    assert float(train(tmp_path, run=replace(RUN, steps=3)).total) == whole[0]
+    assert read_metrics(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("name", ["log_every", "save_every", "keep"])
+def test_intervals_that_cannot_be_are_refused(name):
+    with pytest.raises(UserError, match=f"run.{name}: 0; set at least 1"):
+        RunConfig(**{name: 0})
+
+
+def test_evaluation_at_the_ends_alone(tmp_path):
+    train(tmp_path, run=replace(RUN, eval_every=0))
+    assert [row["step"] for row in read_metrics(tmp_path) if "held" in row] == [0, 5]
