@@ -140,12 +140,29 @@ class Tokeniser:
             source_samples=len(wave),
         )
 
-    def encode_batch(self, waves: np.ndarray) -> Codes:
-        """Codes of waves [batch, samples] at the codec's rate, all of one length, at once."""
+    def encode_batch(self, waves: np.ndarray, samples: np.ndarray | None = None) -> Codes:
+        """Codes of waves [batch, samples] at the codec's rate, at once.
+
+        `samples` [batch]: their true lengths, where they differ. An item gets in its first
+        ceil(samples / hop) frames what it gets alone; what follows them means nothing.
+        """
         hop = self.config.hop
-        frames = -(-waves.shape[1] // hop)
-        padded = np.pad(waves, ((0, 0), (0, frames * hop - waves.shape[1])))
-        return _encode_window(self.codec, self.features, padded, jnp.full(len(waves), frames), None)
+        padded = np.pad(waves, ((0, 0), (0, -waves.shape[1] % hop)))
+        if samples is None:
+            samples = np.full(len(waves), waves.shape[1])
+        inside = np.arange(padded.shape[1]) < np.asarray(samples)[:, None]
+        frames = jnp.asarray(-(-np.asarray(samples) // hop))
+        return _encode_window(self.codec, self.features, np.where(inside, padded, 0), frames, None)
+
+    def decode_batch(self, codes: Codes, frames: np.ndarray | None = None) -> np.ndarray:
+        """Waves [batch, samples] at the codec's rate of codes with a fixed frame rate, at once.
+
+        `frames` [batch]: how many each item has, where they differ; its wave is the one it gets
+        alone, followed by zeros.
+        """
+        batch, _, longest = codes.acoustic.shape
+        frames = jnp.full(batch, longest) if frames is None else jnp.asarray(frames)
+        return np.asarray(_decode_window(self.codec, codes.acoustic, codes.semantic, frames))
 
     def decode(self, file: CodeFile, rate: int | None = None) -> tuple[np.ndarray, int]:
         """Wave [samples] and its rate in Hz: that of the recording, or `rate`.

@@ -259,3 +259,21 @@ def test_features_that_do_not_fit_the_codec_are_refused(micro):
     codec.config = replace(config, features=FeatureConfig(kind="hugging_face"))
     with pytest.raises(UserError, match="has no encoder"):
         Tokeniser(codec).encode(np.zeros(1600, np.float32), 1600)
+
+
+def test_a_batch_of_unlike_lengths_gives_each_what_it_gets_alone(tokenisers, recipe, relative_rms):
+    mine = tokenisers["spectral"]
+    config = mine.config
+    lengths = np.array([config.hop * 9 - 17, config.hop * 20, 5])
+    waves = np.stack([speech(recipe, 21 * config.hop / config.sample_rate, config.sample_rate)] * 3)
+    together = mine.encode_batch(waves, lengths)
+    frames = -(-lengths // config.hop)
+    decoded = mine.decode_batch(together, frames)
+    for i, (length, count) in enumerate(zip(lengths, frames, strict=True)):
+        alone = mine.encode_batch(waves[i : i + 1, :length])
+        for stream in ("acoustic", "semantic"):
+            codes = np.asarray(getattr(together, stream))[i, :, :count]
+            np.testing.assert_array_equal(codes, np.asarray(getattr(alone, stream))[0])
+        wave = mine.decode_batch(alone)[0]
+        assert relative_rms(decoded[i, : len(wave)], wave) < 1e-5
+        assert not decoded[i, len(wave) :].any()
