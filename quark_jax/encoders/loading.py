@@ -23,7 +23,7 @@ from quark_jax.encoders.whisper import WhisperConfig, WhisperEncoder, whisper_ta
 from quark_jax.errors import UserError
 from quark_jax.files import read_json, replacing
 from quark_jax.interop import fuse_weight_norm, read_state, write_state
-from quark_jax.interop.table import Entry, load_torch
+from quark_jax.interop.table import Entry, as_shapes, load_torch
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def build_encoder(
             f"use one of {', '.join(_FAMILIES)}"
         )
     ours = family.config.from_hugging_face(config)
-    model = nnx.eval_shape(lambda: family.model(ours, dtype=dtype, rngs=nnx.Rngs(0)))
+    model = as_shapes(lambda rngs: family.model(ours, dtype=dtype, rngs=rngs))
     load_torch(
         model,
         family.table(ours),

@@ -14,6 +14,7 @@ from quark_jax.interop.table import (
     SAME,
     Entry,
     Kind,
+    as_shapes,
     load_torch,
     to_torch,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "SAME",
     "Entry",
     "Kind",
+    "as_shapes",
     "fuse_weight_norm",
     "load_torch",
     "optional_import",

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from quark_jax.errors import UserError
 from quark_jax.hcodec.config import DecoderConfig, HCodecConfig, SeanetConfig, SpectralConfig
@@ -22,6 +21,7 @@ from quark_jax.interop.table import (
     QUERY,
     Entry,
     Kind,
+    as_shapes,
     load_torch,
     to_torch,
 )
@@ -191,7 +191,7 @@ def load_hcodec(
     source = "state"
     if not isinstance(state, Mapping):
         source, state = str(state), read_state(state)
-    codec = nnx.eval_shape(lambda: HCodec(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    codec = as_shapes(lambda rngs: HCodec(config, dtype=dtype, rngs=rngs))
     table = hcodec_table(config)
     load_torch(codec, table, state, source=source)
     for name in (entry.torch for entry in table if entry.torch.endswith(".window")):

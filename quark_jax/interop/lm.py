@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-from flax import nnx
 
 from quark_jax.interop.llama import llama_table
-from quark_jax.interop.table import LINEAR, Entry, load_torch, to_torch
+from quark_jax.interop.table import LINEAR, Entry, as_shapes, load_torch, to_torch
 from quark_jax.lm import LanguageModel, LMConfig
 
 
@@ -27,7 +26,7 @@ def load_lm(
 ) -> LanguageModel:
     """A language model with the weights `state`: {name: array}. Raises UserError that lists every
     tensor that does not fit."""
-    model = nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+    model = as_shapes(lambda rngs: LanguageModel(config, rngs=rngs))
     load_torch(model, lm_table(model), state, source=source)
     return model
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,22 @@ def _torch_shape(variable: nnx.Variable, entry: Entry) -> tuple[int, ...]:
     return entry.kind.to_torch(np.broadcast_to(np.empty((), bool), shape)).shape
 
 
+class _OneKey:
+    """Stands for `nnx.Rngs` where the numbers do not matter: keeping count of keys while tracing
+    costs time with the square of the layers."""
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def as_shapes(build: Callable[[Any], M]) -> M:
+    """The module that `build` makes of `nnx.Rngs`, with shapes in the place of arrays."""
+    return nnx.eval_shape(lambda: build(_OneKey()))
+
+
 def load_torch(
     model: nnx.Module,
     table: Sequence[Entry],
@@ -82,7 +99,7 @@ def load_torch(
     source: str = "state",
     ignore: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Fill `model` (real or made by `nnx.eval_shape`) with `state`: {PyTorch name: array}.
+    """Fill `model` (real or made by `as_shapes`) with `state`: {PyTorch name: array}.
 
     `ignore(name)` says which extra names may be there. Raises UserError that lists every missing,
     unexpected and misshapen tensor; the model is untouched then.

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from data_pipelines import read_manifest, samples_manifest
 from quark_jax.cli import main
@@ -18,6 +17,7 @@ from quark_jax.config import to_dict
 from quark_jax.hcodec import HCodec, HCodecConfig
 from quark_jax.interop.files import write_state
 from quark_jax.interop.importing import read_codec_config
+from quark_jax.interop.table import as_shapes
 
 CHANNELS = 48  # of the features of every small checkpoint
 
@@ -33,7 +33,7 @@ class Checkpoint:
 
 def _weights(recipe, config: HCodecConfig) -> dict[str, np.ndarray]:
     """Weights of the golden recipe for any configuration."""
-    shapes = nnx.eval_shape(lambda: HCodec(config, rngs=nnx.Rngs(0)))
+    shapes = as_shapes(lambda rngs: HCodec(config, rngs=rngs))
     state = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes).to_torch()
     manifest = {name: (list(a.shape), str(a.dtype)) for name, a in state.items()}
     return recipe.weights(manifest, seed=3)
