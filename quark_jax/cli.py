@@ -296,7 +296,8 @@ def _check_target(path: Path, suffixes: Sequence[str]) -> None:
         raise UserError(f"{path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK):
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path.parent, os.W_OK, effective_ids=effective):
         raise UserError(f"{path}: folder {path.parent} cannot be written to; choose another")
 
 
