@@ -16,7 +16,7 @@ from quark_jax.interop.files import read_state, write_state
 from quark_jax.interop.importing import import_codec, read_codec_config
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 VERSIONS = ("1.0", "1.5", "2.0", "2.0-6.25hz")
 
@@ -124,11 +124,11 @@ def test_encoders_that_do_not_fit_are_refused(checkpoint, speech_encoder, tmp_pa
     assert "32 channels, but codec 2.0 takes 48" in line("2.0", speech_encoder("2.0", 32))
     assert "[11, 14, 16] are not among the 3 hidden states" in line("1.5", speech_encoder("2.0"))
     assert "config.json: no such file" in line("2.0", tmp_path / "nowhere")
-    text = tmp_path / "text"
-    text.mkdir()
-    (text / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    write_state(text / "model.safetensors", {"a": np.zeros(1, np.float32)})
-    assert "model_type 'gpt2' in config.json is not supported" in line("2.0", text)
+    text = transformers.BertConfig(
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=50
+    )
+    transformers.BertModel(text).save_pretrained(tmp_path / "text")
+    assert "no speech encoder" in line("2.0", tmp_path / "text")
 
 
 # Configurations
