@@ -89,9 +89,9 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     path = epath.Path(path)
     with replacing(path) as beside:
         if path.suffix == ".safetensors":
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
-            save_file({k: np.array(v, order="C") for k, v in state.items()}, beside)
+            beside.write_bytes(save({k: np.array(v, order="C") for k, v in state.items()}))
         elif path.suffix in (".pt", ".pth"):
             torch = optional_import(
                 "torch", use=f"write {path} (a safetensors file needs no torch)"

@@ -22,6 +22,7 @@ from quark_jax.evaluation import mel_distance, si_sdr, stoi
 from quark_jax.hcodec import Codes, HCodec, HCodecConfig, Tokeniser
 from quark_jax.hcodec.losses import LossConfig, codec_loss
 from quark_jax.hcodec.quantiser import DROPPED
+from quark_jax.interop import as_shapes
 from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.optimiser import OptimiserConfig, optimiser
 from quark_jax.training.sharding import make_mesh
@@ -83,7 +84,7 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         shard_count=jax.process_count(),
         num_workers=data.workers,
     )
-    graph = nnx.graphdef(nnx.eval_shape(lambda: HCodec(codec_config, rngs=nnx.Rngs(0))))
+    graph = nnx.graphdef(as_shapes(lambda rngs: HCodec(codec_config, rngs=rngs)))
     transform = optimiser(config.optimiser)
     state = fit(
         lambda: _init(config, transform),

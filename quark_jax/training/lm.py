@@ -19,6 +19,7 @@ from quark_jax.config import to_dict
 from quark_jax.encoders import FeatureConfig, SSLFeatures
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
+from quark_jax.interop import as_shapes
 from quark_jax.lm import Conditions, LanguageModel, LMConfig, LMLoss, Section, Targets
 from quark_jax.pipeline import QuarkAudio
 from quark_jax.training.loop import RunConfig, fit
@@ -94,7 +95,7 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         shard_count=jax.process_count(),
         num_workers=data.workers,
     )
-    graph = nnx.graphdef(nnx.eval_shape(lambda: LanguageModel(config.lm, rngs=nnx.Rngs(0))))
+    graph = nnx.graphdef(as_shapes(lambda rngs: LanguageModel(config.lm, rngs=rngs)))
     transform = optimiser(config.optimiser)
     mesh = make_mesh(config.run.mesh)
     state = fit(
