@@ -104,6 +104,8 @@ class QuarkAudio:
         wave = np.asarray(wave, np.float32)
         if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
             raise UserError("audio: pass one channel [samples] of finite numbers")
+        if rate < 1:
+            raise UserError(f"audio: a rate of {rate} Hz; pass that of the recording")
         speech = audio.resample(wave, rate, _RATE)
         windows = self._windows(speech)
         key = jax.random.key(seed)

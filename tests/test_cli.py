@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -395,6 +396,32 @@ def test_a_folder_that_may_not_be_written_to(quark, model, codes, command):
         assert said.code == 2 and said.err.count("\n") == 1, said
         assert str(target) in said.err
         assert not any((folder / "closed").iterdir())
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may be longer than 100 bytes."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk(quark, model, codes, tmp_path, command, existing):
+    target = tmp_path / ("out.hq" if command == "tokenize" else "out.flac")
+    arguments = _arguments(command, model, codes, tmp_path, target)
+    if existing:
+        target.write_bytes(b"what was there before")
+    before = contents(tmp_path)
+    with full_disk():
+        said = quark(*arguments)
+    assert said.code == 2 and said.out == "" and "Traceback" not in said.err
+    assert said.err.splitlines()[-1].startswith(f"quark: {target}: cannot")  # after a progress bar
+    assert contents(tmp_path) == before
 
 
 # Options that cannot be.
