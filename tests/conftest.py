@@ -1,6 +1,7 @@
 """For any test that wants them: golden vectors of the published models (tests/golden), and small
 models that the real trainers made (tests/training/small.py)."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -142,7 +143,7 @@ class Trainers:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
-        with (self.folder / "log").open("w") as log:
+        with self.log.open("w") as log:
             return subprocess.Popen(
                 [sys.executable, SMALL, json.dumps(plan)],
                 env=os.environ | changes,
@@ -152,7 +153,32 @@ class Trainers:
 
     def run(self, plan: Sequence[Mapping], *, devices: int = 1) -> None:
         code = self.start(plan, devices=devices).wait()
-        assert code == 0, (self.folder / "log").read_text()
+        assert code == 0, self.log.read_text()
+
+    @property
+    def log(self) -> Path:
+        """What the last process said."""
+        return self.folder / f"{os.getpid()}.log"
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make): a folder that make(folder) fills, for all processes of pytest-xdist; the
+    first to ask for it makes it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / f"{name}.done").exists():
+                (root / name).mkdir()
+                make(root / name)
+                (root / f"{name}.done").touch()
+        return root / name
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -162,21 +188,23 @@ def small() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def trainers(tmp_path_factory) -> Trainers:
-    return Trainers(tmp_path_factory.mktemp("trainers"))
+def trainers(once) -> Trainers:
+    return Trainers(once("trainers", lambda folder: None))
 
 
 @pytest.fixture(scope="session")
-def small_run(trainers, tmp_path_factory) -> Path:
+def small_run(trainers, once) -> Path:
     """A folder with the finished workdirs `codec` and `lm` of one device, and `tokens`, the dataset
     between them. `lm/model` is a whole system."""
-    folder = tmp_path_factory.mktemp("small")
-    codec, tokens = str(folder / "codec" / "model" / "codec"), str(folder / "tokens")
-    trainers.run(
-        [
-            {"kind": "codec", "workdir": str(folder / "codec")},
-            {"kind": "tokenise", "codec": codec, "dataset": tokens},
-            {"kind": "lm", "workdir": str(folder / "lm"), "codec": codec, "dataset": tokens},
-        ]
-    )
-    return folder
+
+    def make(folder: Path) -> None:
+        made = {"codec": str(folder / "codec/model/codec"), "dataset": str(folder / "tokens")}
+        trainers.run(
+            [
+                {"kind": "codec", "workdir": str(folder / "codec")},
+                {"kind": "tokenise", **made},
+                {"kind": "lm", "workdir": str(folder / "lm"), **made},
+            ]
+        )
+
+    return once("small", make)

@@ -19,19 +19,24 @@ def plan(small_run) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
-def eight(trainers, plan, small, tmp_path_factory) -> Path:
+def eight(trainers, plan, small, once) -> Path:
     """A folder with the finished workdirs `codec` and `lm`, as in `small_run`, of eight devices:
     the codec with batches over all of them, the language model with parameters split too."""
-    folder = tmp_path_factory.mktemp("eight")
-    lm = plan("lm", folder / "lm", mesh=small.SPLIT)
-    trainers.run([plan("codec", folder / "codec"), lm], devices=8)
-    return folder
+
+    def make(folder: Path) -> None:
+        lm = plan("lm", folder / "lm", mesh=small.SPLIT)
+        trainers.run([plan("codec", folder / "codec"), lm], devices=8)
+
+    return once("eight", make)
 
 
 @pytest.fixture(scope="session")
-def eight_otherwise(trainers, plan, small, tmp_path_factory) -> Path:
+def eight_otherwise(trainers, plan, small, once) -> Path:
     """The first steps of `eight`, each model on the other's mesh."""
-    folder, run = tmp_path_factory.mktemp("otherwise"), {"steps": 3}
-    codec = plan("codec", folder / "codec", mesh=small.SPLIT, run=run)
-    trainers.run([codec, plan("lm", folder / "lm", run=run)], devices=8)
-    return folder
+
+    def make(folder: Path) -> None:
+        run = {"steps": 3}
+        codec = plan("codec", folder / "codec", mesh=small.SPLIT, run=run)
+        trainers.run([codec, plan("lm", folder / "lm", run=run)], devices=8)
+
+    return once("otherwise", make)

@@ -38,7 +38,7 @@ def interrupted(
     for moment in moments:
         process = trainers.start(plan, devices=devices)
         while not moment():
-            assert process.poll() is None, (trainers.folder / "log").read_text()
+            assert process.poll() is None, trainers.log.read_text()
             time.sleep(0.0005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
