@@ -1,6 +1,6 @@
 """The three shapes of codec at a size that compiles in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -19,8 +19,6 @@ from quark_jax.hcodec.config import (
     SemanticConfig,
     SpectralConfig,
 )
-
-FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 _SEANET = HCodecConfig(
     name="seanet",
@@ -62,6 +60,14 @@ MICRO = {
 }
 
 
+@pytest.fixture(autouse=True)
+def unoptimised() -> Iterator[None]:
+    """Programs this small take longer to optimise than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def codebooks(x: np.ndarray, layers: int, size: int) -> np.ndarray:
     """Rows [layers, size, width] that frames `x` [frames, width] make good use of."""
     rng, rows = np.random.default_rng(0), []
@@ -89,7 +95,7 @@ def micro(recipe) -> Callable[[str], HCodec]:
         features = recipe.features(
             2, 1, config.semantic.channels, frames * config.feature_stride
         ).swapaxes(1, 2)
-        embed = jax.jit(lambda c, *a: c.embed(*a, 1.1), compiler_options=FAST)
+        embed = jax.jit(lambda c, *a: c.embed(*a, 1.1))
         embedding = embed(codec, wave, features)
         for quantiser, x in (
             (codec.quantiser, embedding.acoustic),

@@ -12,7 +12,6 @@ from quark_jax.errors import UserError
 from quark_jax.hcodec import Codes, HCodec, HCodecConfig
 
 FRAMES = [5, 1]
-FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
 def inputs(codec, recipe, frames, seed=0):
@@ -24,7 +23,7 @@ def inputs(codec, recipe, frames, seed=0):
     return wave, features.swapaxes(1, 2)
 
 
-@jax.jit(compiler_options=FAST)
+@jax.jit
 def through(codec: HCodec, wave, features, frames=None):
     """What a batch becomes on its way from wave to wave."""
     embedding = codec.embed(wave, features, None, frames)
@@ -179,7 +178,7 @@ def test_the_training_pass_computes_what_inference_does(name, micro, recipe):
     )
     wave, features = inputs(codec, recipe, 5)
     loss, params = training_loss(HCodec.from_torch(codec.to_torch(), config), wave, features)
-    _, out = jax.jit(loss, compiler_options=FAST)(params)
+    _, out = jax.jit(loss)(params)
     _, codes, predicted, expected = through(codec, wave, features)
     held = np.ones(codes.acoustic.shape, bool)
     if codes.lengths is not None:
@@ -195,7 +194,7 @@ def test_the_training_pass_computes_what_inference_does(name, micro, recipe):
 @pytest.mark.parametrize("name", ["seanet", "dynamic", "spectral"])
 def test_the_training_pass_reaches_every_weight(name, micro, recipe):
     loss, params = training_loss(micro(name), *inputs(micro(name), recipe, 5))
-    gradient, _ = jax.jit(jax.grad(loss, has_aux=True), compiler_options=FAST)(params)
+    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         weight = jax.tree_util.keystr(path)
         assert np.isfinite(leaf).all(), weight
