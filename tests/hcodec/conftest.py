@@ -7,7 +7,6 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from quark_jax.encoders.features import FeatureConfig
 from quark_jax.hcodec import HCodec, HCodecConfig
@@ -19,6 +18,7 @@ from quark_jax.hcodec.config import (
     SemanticConfig,
     SpectralConfig,
 )
+from quark_jax.interop import as_shapes
 
 _SEANET = HCodecConfig(
     name="seanet",
@@ -87,7 +87,7 @@ def micro(recipe) -> Callable[[str], HCodec]:
     def build(name: str) -> HCodec:
         config, frames = MICRO[name], 50
         # Empty arrays of the right shapes: initialising layer by layer would compile for long.
-        shapes = nnx.eval_shape(lambda: HCodec(config, rngs=nnx.Rngs(0)))
+        shapes = as_shapes(lambda rngs: HCodec(config, rngs=rngs))
         state = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), shapes).to_torch()
         manifest = {name: (list(a.shape), str(a.dtype)) for name, a in state.items()}
         codec = HCodec.from_torch(recipe.weights(manifest, seed=1), config)

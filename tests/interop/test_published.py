@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec, HCodecConfig
+from quark_jax.interop import as_shapes
 from quark_jax.interop.hcodec import hcodec_table
 from quark_jax.interop.published import config_from_published, published_version
 
@@ -16,7 +16,7 @@ SMALL = ["1.5_small", "2.0_small", "2.0_small_6.25hz"]
 
 
 def shapes(config):
-    codec = nnx.eval_shape(lambda: HCodec(config, rngs=nnx.Rngs(0)))
+    codec = as_shapes(lambda rngs: HCodec(config, rngs=rngs))
     found = {}
     for entry in hcodec_table(config):
         node = codec
