@@ -14,7 +14,8 @@ from quark_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor", "sequence")
 
 # Logical axis -> mesh axis. A kernel is split over fsdp on the side of the model's width, over
-# tensor on the other.
+# tensor on the other; that of a convolution on one side alone: where both are split, XLA (jaxlib
+# 0.10.2) gives rows of convolutions gradients that are wrong as a whole.
 RULES: Mapping[str, str | None] = {
     "embed": "fsdp",
     "mlp": "tensor",
@@ -22,7 +23,7 @@ RULES: Mapping[str, str | None] = {
     "kv_heads": "tensor",
     "vocab": "tensor",
     "channels_in": "fsdp",
-    "channels_out": "tensor",
+    "channels_out": None,
     "codebook": None,
     "layers": None,
 }
@@ -60,7 +61,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
     NNX variable that holds it; what has none is replicated.
 
     Raises UserError that lists every rule with an unknown mesh axis, or every parameter whose axis
-    has no rule, does not divide or would split two of its axes over the same devices.
+    has no rule or does not divide, or whose axes cannot be split together.
     """
     problems = [
         f"rule {axis!r}: unknown mesh axis {target!r}, choose one of {', '.join(AXES)}"
@@ -90,6 +91,11 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
         if len(set(targets)) < len(targets):
             problems.append(f"{name}: two of its axes {axes} are on one mesh axis")
             return NamedSharding(mesh, PartitionSpec())
+        split = {
+            axis for axis, to in zip(axes or (), entries, strict=False) if to and mesh.shape[to] > 1
+        }
+        if {"channels_in", "channels_out"} <= split:
+            problems.append(f"{name}: split on both sides, its gradients would be wrong")
         return NamedSharding(mesh, PartitionSpec(*entries))
 
     def place(path, value):

@@ -84,7 +84,7 @@ def test_every_kernel_has_named_axes_that_divide(model):
                 assert axes is not None and len(axes) == len(shape), path
     split = specs(nnx.state(model), abstract_mesh(data=2, fsdp=2, tensor=2))
     largest = max(nnx.to_flat_state(nnx.state(model)), key=lambda item: item[1].get_value().size)
-    assert {"fsdp", "tensor"} <= set(split[".".join(map(str, largest[0]))])
+    assert {"fsdp", "tensor"} & set(split[".".join(map(str, largest[0]))])
 
 
 def test_rules_make_the_layout_of_parameters_and_of_their_moments():
@@ -121,6 +121,12 @@ def test_rules_make_the_layout_of_parameters_and_of_their_moments():
         ((8, 6, 2), ("embed", "mlp"), {}, r"kernel.*2 axis names for shape \(8, 6, 2\)"),
         ((8, 6), ("mlp", "heads"), {}, r"kernel.*two of its axes .* on one mesh axis"),
         ((8, 6), ("embed", "mlp"), {"mlp": "rows"}, r"rule 'mlp': unknown mesh axis 'rows'"),
+        (
+            (3, 8, 6),
+            (None, "channels_in", "channels_out"),
+            {"channels_out": "tensor"},
+            r"kernel.*split on both sides, its gradients would be wrong",
+        ),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(shape, axes, rules, message):
@@ -181,8 +187,10 @@ def test_batches_are_placed_whole():
 @pytest.mark.parametrize("kind", ["codec", "lm"])
 def test_every_mesh_learns_the_same(small_run, eight_otherwise, kind):
     """Beside `test_resume.test_eight_devices_are_one`: each model on the other mesh."""
-    one = {r["step"]: r["loss"] for r in read_metrics(small_run / kind) if "loss" in r}
-    split = {r["step"]: r["loss"] for r in read_metrics(eight_otherwise / kind) if "loss" in r}
-    assert list(split) == [1, 2, 3]
-    for step, loss in split.items():
-        assert loss == pytest.approx(one[step], rel=1e-4)
+    one, other = (
+        [row for row in read_metrics(folder / kind) if row["step"] in (1, 2, 3) and "loss" in row]
+        for folder in (small_run, eight_otherwise)
+    )
+    for name, tolerance in {"loss": 1e-4, "gradient_norm": 1e-3}.items():
+        wanted = [row[name] for row in one]
+        assert [row[name] for row in other] == pytest.approx(wanted, rel=tolerance)
