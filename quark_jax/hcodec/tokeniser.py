@@ -114,8 +114,12 @@ class Tokeniser:
         """Codes of an audio file, or of an array [samples] at `rate` Hz.
 
         `threshold`: similarity at or below which a segment begins (dynamic frame rate only).
-        Raises UserError where the audio cannot be used.
+        Raises UserError where the audio or the threshold cannot be used.
         """
+        if threshold is not None and self.config.dynamic is None:
+            raise UserError(
+                f"codec {self.config.name}: its frame rate is fixed; leave out the threshold"
+            )
         if isinstance(recording, str | PathLike):
             wave, rate = audio.read(recording, mono=mono)
         else:

@@ -67,7 +67,7 @@ def test_pickled_code_is_refused_and_not_run(zipped, tmp_path):
     with pytest.raises(UserError, match=f"^{path}: not a file of") as error:
         read_state(path)
     assert not trace.exists() and "\n" not in str(error.value)
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(UserError, match=f"^{path}: not a file of"):
         read_state(path)
     assert not trace.exists()
