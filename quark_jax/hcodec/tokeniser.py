@@ -97,10 +97,14 @@ class Tokeniser:
     @cached_property
     def weights_hash(self) -> str:
         """Sixteen hexadecimal digits that tell one set of weights from another."""
+        from quark_jax.interop.hcodec import hcodec_table
+        from quark_jax.interop.table import to_torch
+
         digest = hashlib.sha256()
-        for name, array in sorted(self.codec.to_torch().items()):
-            digest.update(name.encode())
-            digest.update(array.tobytes())
+        # One by one: all of them together would be a second copy of a large model.
+        for entry in sorted(hcodec_table(self.config), key=lambda entry: entry.torch):
+            digest.update(entry.torch.encode())
+            digest.update(to_torch(self.codec, [entry])[entry.torch].tobytes())
         return digest.hexdigest()[:16]
 
     def encode(
