@@ -1,0 +1,86 @@
+"""The demo with fewer steps: all of its stages, interrupted and gone on with."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from data_pipelines import open_tokenised, read_manifest, samples_manifest
+from quark_jax import audio
+from quark_jax.pipeline import QuarkAudio
+from quark_jax.training.metrics import read_metrics
+
+SCRIPT = """
+import sys
+from quark_jax import demo
+from quark_jax.cli import guarded
+demo.EXAMPLES = {"train": 64, "heldout": 16}
+sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=120, lm_steps=20)))
+"""
+
+
+def start(workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, workdir],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_goes_on_after_an_interruption(tmp_path):
+    workdir = tmp_path / "demo"
+    process = start(workdir)
+    while not any(row["step"] == 100 for row in read_metrics(workdir / "codec")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1)  # the checkpoint of step 100 follows its row
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("quark: interrupted") and "Traceback" not in said
+
+    process = start(workdir)
+    table, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "100/120" in said  # it did not begin again
+    steps = [row["step"] for row in read_metrics(workdir / "codec") if "loss" in row]
+    assert steps == [20, 40, 60, 80, 100, 120]
+    check_results(workdir, table)
+
+    process = start(workdir)
+    again, said = process.communicate()
+    assert process.returncode == 0, said
+    assert again.splitlines()[-20:] == table.splitlines()[-20:]
+
+
+def check_results(workdir: Path, table: str) -> None:
+    results = workdir / "results"
+    clean, rate = audio.read(results / "clean.wav")
+    entries = read_manifest(samples_manifest())
+    heldout = [entry.read(rate) for entry in entries if entry.split == "heldout"]
+    # Rounded to 16 bits once more.
+    assert any(len(w) == len(clean) and np.abs(w - clean).max() < 1e-4 for w in heldout)
+    for name in ("noisy", "restored", "clean_through_the_codec"):
+        wave, its_rate = audio.read(results / f"{name}.wav")
+        assert its_rate == rate and len(wave) == len(clean)
+        assert np.abs(wave).max() > 0.001 and not np.array_equal(wave, clean)
+    picture = pyplot.imread(results / "comparison.png")
+    assert min(picture.shape[:2]) > 300 and np.std(picture) > 0.05
+    assert (results / "table.md").read_text().strip() in table
+    numbers = json.loads((results / "metrics.json").read_text())
+    assert set(numbers) == {"codec", "lm", "waves"}
+    assert numbers["codec"]["step"] == 120 and numbers["lm"]["step"] == 20
+    assert all(np.isfinite(v) for row in numbers["waves"].values() for v in row.values())
+    assert len(list((workdir / "corpus").glob("*.flac"))) == len(entries)
+    assert open_tokenised(workdir / "tokens").splits == {"train": 64, "heldout": 16}
+    quark = QuarkAudio.load(workdir / "model")
+    assert quark.lm.config.codebooks == quark.tokeniser.config.quantiser.codebooks
