@@ -124,8 +124,10 @@ def test_a_run_made_longer_is_one_that_always_was(tmp_path, whole):
 
 def test_a_run_made_shorter_is_finished(tmp_path, whole):
     train(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
     assert float(train(tmp_path, run=replace(RUN, steps=3)).total) == whole[0]
     assert read_metrics(tmp_path) == whole[1]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["log_every", "save_every", "keep"])
