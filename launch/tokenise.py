@@ -29,7 +29,9 @@ def _run() -> None:
     for number, split in enumerate(("train", "heldout")):
         part = [entry for entry in entries if entry.split == split]
         if not part:
-            raise UserError(f"{_MANIFEST.value}: no recordings of split {split!r}; set the split of some lines")
+            raise UserError(
+                f"{_MANIFEST.value}: no recordings of split {split!r}; give some lines that split"
+            )
         sources[split] = SpeechRestoration(
             part,
             rate=tokeniser.config.sample_rate,
