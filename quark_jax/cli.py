@@ -61,7 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _demo_command(commands)
+    _code_commands(commands)
+    _restore_command(commands)
+    _interop_commands(commands)
+    return parser
 
+
+def _demo_command(commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="train a small system on the recordings that come with it, and restore one",
@@ -74,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
 
+
+def _code_commands(commands) -> None:
     tokenize = _audio_command(
         commands,
         "tokenize",
@@ -99,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     detokenize.add_argument("--rate", type=int, help="Hz; default: that of the recording")
 
+
+def _restore_command(commands) -> None:
     restore = _audio_command(
         commands,
         "restore",
@@ -128,8 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="draw from the K most probable codes alone; default: %(default)s",
     )
-    _interop_commands(commands)
-    return parser
 
 
 def _interop_commands(commands) -> None:
