@@ -141,6 +141,9 @@ class Work:
 
 
 class Builder(tfds.core.ShardBasedBuilder):
+    """The TFDS dataset: one record an example, wave and codes of int16, in shards of
+    `examples_per_shard` (of `metadata`)."""
+
     name = NAME
     VERSION = tfds.core.Version(VERSION)
 

@@ -41,7 +41,7 @@ def _wave(*shape, seed=0):
 
 
 def test_compression_equals_the_published_values():
-    golden = np.load(Path(__file__).parent / "data" / "compression.npz")
+    golden = np.load(Path(__file__).parents[1] / "golden" / "compression.npz")
     assert (golden["raw"] == 0).any()
     ours = np.asarray(compress_magnitude(jnp.asarray(golden["raw"])))
     np.testing.assert_allclose(ours, golden["compressed"], rtol=1e-6)
