@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 
 from quark_jax.encoders.transformer import (
-    Layer,
     SelfAttention,
     activation,
+    layers,
     linear_entries,
     norm_entries,
     relative_buckets,
+    renamed,
 )
 from quark_jax.errors import UserError
 from quark_jax.interop.table import Entry
@@ -52,7 +53,7 @@ class T5Config:
     @classmethod
     def from_hugging_face(cls, config: dict) -> "T5Config":
         """From config.json of a t5 model."""
-        return cls(**{o: config[theirs] for o, theirs in _T5_FIELDS.items() if theirs in config})
+        return cls(**renamed(config, _T5_FIELDS))
 
     @property
     def gated(self) -> bool:
@@ -186,7 +187,7 @@ class BertConfig:
             )
         if config.get("is_decoder"):
             raise UserError("config.json: is_decoder is set; use a model that is an encoder")
-        return cls(**{o: config[theirs] for o, theirs in _BERT_FIELDS.items() if theirs in config})
+        return cls(**renamed(config, _BERT_FIELDS))
 
 
 _BERT_FIELDS = {
@@ -213,18 +214,7 @@ class BertEncoder(nnx.Module):
         self.positions = embed(config.positions, config.width, axes=(None, "embed"), **kwargs)
         self.segments = embed(config.segments, config.width, axes=(None, "embed"), **kwargs)
         self.norm = layer_norm(config.width, epsilon=config.epsilon, **kwargs)
-        self.layers = nnx.List(
-            Layer(
-                config.width,
-                config.heads,
-                config.inner,
-                activation_name=config.activation,
-                epsilon=config.epsilon,
-                pre_norm=False,
-                **kwargs,
-            )
-            for _ in range(config.layers)
-        )
+        self.layers = layers(config, epsilon=config.epsilon, pre_norm=False, **kwargs)
 
     def hidden_states(self, ids: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """`layers` + 1 hidden states [batch, tokens, width], 0 is what enters the first layer.

@@ -1,6 +1,8 @@
 """The transformer layer that the frozen encoders share, and its position biases."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +148,20 @@ class Layer(nnx.Module):
             return x + self._mlp(self.mlp_norm(x))
         x = self.attention_norm(x + self.attention(x, mask, bias))
         return self.mlp_norm(x + self._mlp(x))
+
+
+def layers(config: Any, **options) -> nnx.List:
+    """The layers of an encoder: `config` has width, heads, inner, activation and how many layers,
+    `options` are the other arguments of `Layer`."""
+    shape = config.width, config.heads, config.inner
+    return nnx.List(
+        Layer(*shape, activation_name=config.activation, **options) for _ in range(config.layers)
+    )
+
+
+def renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of a config.json under our names; `names` {ours: theirs}, one may be missing there."""
+    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
 
 
 def linear_entries(torch: str, path: str, *, bias: bool = True) -> list[Entry]:

@@ -16,11 +16,12 @@ from flax import nnx
 from jax import lax
 
 from quark_jax.encoders.transformer import (
-    Layer,
     activation,
+    layers,
     linear_entries,
     norm_entries,
     relative_buckets,
+    renamed,
 )
 from quark_jax.errors import UserError
 from quark_jax.interop.table import CONV, Entry, Kind
@@ -67,7 +68,7 @@ class Wav2Vec2Config:
                 raise UserError(f"config.json: {field} is not supported; use a model without it")
         if config.get("feat_extract_norm", "group") not in ("group", "layer"):
             raise UserError("config.json: feat_extract_norm is neither group nor layer; correct it")
-        ours = {ours: config[theirs] for ours, theirs in _FIELDS.items() if theirs in config}
+        ours = renamed(config, _FIELDS)
         ours = {name: tuple(v) if isinstance(v, list) else v for name, v in ours.items()}
         if config["model_type"] == "wavlm":
             ours["buckets"] = config.get("num_buckets", 320)
@@ -220,18 +221,12 @@ class Wav2Vec2(nnx.Module):
             if config.buckets is None
             else embed(config.buckets, config.heads, axes=(None, None), **kwargs)
         )
-        self.layers = nnx.List(
-            Layer(
-                config.width,
-                config.heads,
-                config.inner,
-                activation_name=config.activation,
-                epsilon=config.epsilon,
-                pre_norm=config.pre_norm,
-                gated=config.buckets is not None,
-                **kwargs,
-            )
-            for _ in range(config.layers)
+        self.layers = layers(
+            config,
+            epsilon=config.epsilon,
+            pre_norm=config.pre_norm,
+            gated=config.buckets is not None,
+            **kwargs,
         )
 
     def hidden_states(

@@ -14,7 +14,13 @@ import numpy as np
 from flax import nnx
 
 from quark_jax.audio import mel_filterbank
-from quark_jax.encoders.transformer import Layer, activation, linear_entries, norm_entries
+from quark_jax.encoders.transformer import (
+    activation,
+    layers,
+    linear_entries,
+    norm_entries,
+    renamed,
+)
 from quark_jax.errors import UserError
 from quark_jax.interop.table import CONV, Entry
 from quark_jax.nn import conv, layer_norm
@@ -43,7 +49,7 @@ class WhisperConfig:
     @classmethod
     def from_hugging_face(cls, config: dict) -> "WhisperConfig":
         """From config.json of a whisper model."""
-        return cls(**{ours: config[theirs] for ours, theirs in _FIELDS.items() if theirs in config})
+        return cls(**renamed(config, _FIELDS))
 
 
 _FIELDS = {
@@ -97,19 +103,7 @@ class WhisperEncoder(nnx.Module):
         self.conv_down = conv(config.width, config.width, 3, stride=2, padding=1, **kwargs)
         table = jax.random.normal(rngs.params(), (config.positions, config.width)) * 0.02
         self.positions = nnx.Param(table)
-        self.layers = nnx.List(
-            Layer(
-                config.width,
-                config.heads,
-                config.inner,
-                activation_name=config.activation,
-                epsilon=1e-5,
-                pre_norm=True,
-                key_bias=False,
-                **kwargs,
-            )
-            for _ in range(config.layers)
-        )
+        self.layers = layers(config, epsilon=1e-5, pre_norm=True, key_bias=False, **kwargs)
         self.norm = layer_norm(config.width, epsilon=1e-5, **kwargs)
 
     def encode_log_mel(self, mel: jax.Array) -> tuple[jax.Array, ...]:

@@ -64,6 +64,19 @@ def _semantic(fields: Mapping[str, Any]) -> SemanticConfig:
     )
 
 
+def _spectral_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What encoder and decoder of 2.0 have in common."""
+    return {
+        "n_fft": fields["n_fft"],
+        "hop": fields["hop_length"],
+        "width": fields["dim"],
+        "inner": fields["intermediate_dim"],
+        "blocks": fields["convnext_layers"],
+        "layers": fields["transformer_layers"],
+        "heads": fields["dim"] // 64,
+    }
+
+
 def _spectral(published: Mapping[str, Any]) -> HCodecConfig:
     encoder, decoder = published["encoder_config"], published["decoder_config"]
     preset = HCodecConfig.preset("2.0")
@@ -73,26 +86,12 @@ def _spectral(published: Mapping[str, Any]) -> HCodecConfig:
         name="2.0" if rate == 12.5 else f"2.0-{rate:g}hz",
         sample_rate=published["sampling_rate"],
         frame_rate=rate,
-        encoder=SpectralConfig(
-            n_fft=encoder["n_fft"],
-            hop=encoder["hop_length"],
-            width=encoder["dim"],
-            inner=encoder["intermediate_dim"],
-            blocks=encoder["convnext_layers"],
-            layers=encoder["transformer_layers"],
-            heads=encoder["dim"] // 64,
-        ),
+        encoder=SpectralConfig(**_spectral_sizes(encoder)),
         semantic=_semantic(published["semantic_encoder_config"]),
         quantiser=_quantiser(published["quantizer_config"]),
         decoder=DecoderConfig(
-            width=decoder["dim"],
-            inner=decoder["intermediate_dim"],
-            blocks=decoder["convnext_layers"],
-            layers=decoder["transformer_layers"],
-            heads=decoder["dim"] // 64,
+            **_spectral_sizes(decoder),
             mlp=min(4 * decoder["dim"], 4096),
-            n_fft=decoder["n_fft"],
-            hop=decoder["hop_length"],
             upsample=int(published["sampling_rate"] / rate / decoder["hop_length"]),
             repeat=True,
         ),
