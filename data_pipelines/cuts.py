@@ -11,7 +11,7 @@ from quark_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 _DRAWS = 4
-_KEEP_BYTES = 1 << 28  # a small corpus is decoded once; of a large one the first part is
+_KEEP_BYTES = 1 << 28  # of recordings that have to be decoded whole, the first ones are kept
 
 
 class Cutter:
@@ -29,6 +29,7 @@ class Cutter:
         self.rate = rate
         self.samples = samples
         self.skipped: dict[Entry, str] = {}
+        self._lengths: dict[Entry, int | None] = {}
         self._kept: dict[Entry, np.ndarray] = {}
         self._room = _KEEP_BYTES
 
@@ -41,19 +42,16 @@ class Cutter:
 
     def read(self, entry: Entry) -> np.ndarray | None:
         """The whole recording [samples], not to be written to; None if corrupt or silent."""
-        if entry in self.skipped:
-            return None
         if entry in self._kept:
             return self._kept[entry]
+        if entry in self.skipped:
+            return None
         try:
             wave = entry.read(self.rate)
-            reason = "silent" if is_silent(wave) else None
         except UserError as error:
-            reason = str(error).removeprefix(f"{entry.path}: ")
-        if reason is not None:
-            if self.skipped.setdefault(entry, reason) is reason:
-                _log.warning("skipped %s: %s", entry.path, reason)
-            return None
+            return self._skip(entry, str(error).removeprefix(f"{entry.path}: "))
+        if is_silent(wave):
+            return self._skip(entry, "silent")
         wave.flags.writeable = False
         if wave.nbytes <= self._room:
             self._room -= wave.nbytes
@@ -63,30 +61,54 @@ class Cutter:
     def random(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Entry, int]:
         """A random audible cut of entry `index` (or of the first usable one after it).
 
+        Only the cut is decoded where `Entry.length` allows it. Damage elsewhere in such a file is
+        then not met; a cut that meets it is taken from the next entry. What is drawn from `rng`
+        does not depend on the files, so that the same call gives the same cut in any process.
+
         Returns:
             The cut float32 [samples]; its entry; and where it starts, in samples at `rate`.
 
         Raises:
             UserError: if no entry can be used.
         """
-        entry, wave = self._usable(index)
-        last = max(len(wave) - self.samples, 0)
-        for _ in range(_DRAWS):
-            start = int(rng.integers(last + 1))
-            cut = fit(wave, self.samples, start)
-            if not is_silent(cut):
-                return cut, entry, start
-        loudest = int(np.argmax(np.abs(wave)))
-        start = min(max(loudest - self.samples // 2, 0), last)
-        return fit(wave, self.samples, start), entry, start
-
-    def _usable(self, index: int) -> tuple[Entry, np.ndarray]:
+        places = rng.random(_DRAWS)
         for step in range(len(self.entries)):
             entry = self.entries[(index + step) % len(self.entries)]
-            wave = self.read(entry)
-            if wave is not None:
-                return entry, wave
+            try:
+                found = self._cut(entry, places)
+            except UserError as error:
+                found = self._skip(entry, str(error).removeprefix(f"{entry.path}: "))
+            if found is not None:
+                return found[0], entry, found[1]
         first, reason = next(iter(self.skipped.items()))
         raise UserError(
             f"none of {len(self.entries)} recordings can be used; {first.path}: {reason}"
         )
+
+    def _cut(self, entry: Entry, places: np.ndarray) -> tuple[np.ndarray, int] | None:
+        """The first audible cut at one of `places` (shares of the recording), or that round its
+        loudest sample; and its start. None if the recording cannot be used."""
+        if entry not in self._lengths:
+            self._lengths[entry] = entry.length(self.rate)
+        whole = None
+        if (length := self._lengths[entry]) is None:
+            if (whole := self.read(entry)) is None:
+                return None
+            length = len(whole)
+        last = max(length - self.samples, 0)
+        for start in (int(place * (last + 1)) for place in places):
+            wanted = min(self.samples, length)
+            if whole is None:
+                cut = entry.read(self.rate, start=start, samples=wanted)
+            else:
+                cut = whole[start : start + wanted]
+            if not is_silent(cut):
+                return fit(cut, self.samples), start
+        if (whole := self.read(entry)) is None:
+            return None
+        start = min(max(int(np.argmax(np.abs(whole))) - self.samples // 2, 0), last)
+        return fit(whole, self.samples, start), start
+
+    def _skip(self, entry: Entry, reason: str) -> None:
+        if self.skipped.setdefault(entry, reason) is reason:
+            _log.warning("skipped %s: %s", entry.path, reason)

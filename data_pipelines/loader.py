@@ -5,7 +5,8 @@ n equal parts, and worker processes only change who computes what. The iterator'
 number of steps taken, so that it can be carried to another number of processes or workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,8 @@ class Batches(grain.DatasetIterator):
     worker processes, if any.
 
     Attributes:
-        skipped: the corrupt and silent recordings met so far, and the reason of each; what worker
-            processes meet is in their logs only.
+        skipped: the corrupt and silent recordings met so far, and the reason of each, by this
+            process and its worker processes, which send what they met with each batch.
     """
 
     def __init__(
@@ -41,17 +42,19 @@ class Batches(grain.DatasetIterator):
         parts: grain.MapDataset,
         *,
         num_workers: int,
-        made_with: dict[str, int],
-        skipped: dict[Entry, str],
+        made_with: dict[str, Any],
+        cutters: Sequence[Cutter] = (),
     ):
         super().__init__()
-        self._parts, self._num_workers = parts, num_workers
+        self._parts = parts.map(_WithSkipped(cutters))
+        self._num_workers = num_workers
         self._made_with = made_with
-        self.skipped = skipped
+        self.skipped = _skipped(cutters)
         self._begin(0)
 
     def __next__(self) -> Batch:
-        batch = next(self._rest)
+        batch, report = next(self._rest)
+        self.skipped |= report.skipped
         self._step += 1
         return batch
 
@@ -96,6 +99,27 @@ class Batches(grain.DatasetIterator):
         self._rest = iter(rest)
 
 
+@dataclass(frozen=True)
+class _Report:
+    """What a process has skipped so far; to Grain one value, not a tree of them."""
+
+    skipped: dict[Entry, str]
+
+
+class _WithSkipped:
+    """Adds to a batch what the process that made it has skipped."""
+
+    def __init__(self, cutters: Sequence[Cutter]):
+        self._cutters = cutters
+
+    def __call__(self, batch: Batch) -> tuple[Batch, _Report]:
+        return batch, _Report(_skipped(self._cutters))
+
+
+def _skipped(cutters: Sequence[Cutter]) -> dict[Entry, str]:
+    return {entry: reason for cutter in cutters for entry, reason in dict(cutter.skipped).items()}
+
+
 def codec_batches(
     entries: Sequence[Entry],
     *,
@@ -104,6 +128,7 @@ def codec_batches(
     batch_size: int,
     seed: int = 0,
     train: bool = True,
+    weights: Mapping[str, float] | None = None,
     peak: tuple[float, float] = (0.1, 0.99),
     drop_remainder: bool = True,
     shard_index: int = 0,
@@ -112,33 +137,47 @@ def codec_batches(
 ) -> Batches:
     """Waves for codec training: float32 [batch_size / shard_count, round(seconds * rate)].
 
+    In training a recording is drawn as often as its share of the hours (of its domain, where
+    there are weights), as in AudioCraft's `AudioDataset`: each second of audio counts the same,
+    be it of a short prompt or a long piece of music. Each round of as many draws as there are
+    recordings goes evenly through all the hours.
+
     Args:
-        entries: the recordings, at any rate.
+        entries: the recordings, at any rate. Those of unknown duration count as long as the mean
+            of the others.
         rate: rate of the waves in Hz.
         seconds: length of a cut; shorter audio wraps round.
         batch_size: of all processes together.
         seed: of order, cuts and levels.
         train: endless, shuffled anew each round, random cuts at a random peak. Otherwise one pass
             in order: the start of each usable recording at its own level.
+        weights: how often to draw from each domain of the entries, in proportion, as
+            {"speech": 2, "music": 1, "audio": 1}; 0 leaves a domain out. The domains follow each
+            other in a fixed pattern, so that every few batches hold them in just this proportion.
+            None draws from all entries alike. Training only.
         peak: range of the random peak.
         drop_remainder: leave out a last batch that is not full (one pass only).
         shard_index, shard_count: `jax.process_index()` and `jax.process_count()`.
         num_workers: worker processes; 0 reads in threads of this one.
 
     Raises:
-        UserError: if there are no recordings, or fewer than a batch in one pass. While iterating:
-            if no recording can be used. A corrupt or silent file is passed over, logged and
+        UserError: if there are no recordings, or fewer than a batch in one pass; or if the domains
+            and the weights do not fit each other. While iterating: if no recording can be used. A
+            corrupt or silent file is passed over in favour of the next of its domain, logged, and
             counted in `Batches.skipped`.
     """
-    cutter = Cutter(entries, rate=rate, samples=round(seconds * rate))
-
-    def random_cut(index: int, rng: np.random.Generator) -> np.ndarray:
-        return set_peak(cutter.random(int(index), rng)[0], rng.uniform(*peak))
-
+    samples = round(seconds * rate)
+    made_with = {"batch_size": batch_size, "seed": seed, "recordings": len(entries)}
     if train:
-        items = grain.MapDataset.range(len(entries)).seed(seed).shuffle().repeat()
-        items = items.random_map(random_cut)
+        domains = [entries] if weights is None else _domains(entries, weights)
+        cutters = [Cutter(domain, rate=rate, samples=samples) for domain in domains]
+        # Both are stated in the iterator's state: another pattern of domains is another order.
+        made_with["weights"] = weights and dict(weights)
+        shares = [1.0] if weights is None else [w for w in weights.values() if w]
+        items = _random_cuts(cutters, shares, seed, peak)
     else:
+        cutters = [Cutter(entries, rate=rate, samples=samples)]
+        (cutter,) = cutters
         usable = [entry for entry in cutter.entries if cutter.read(entry) is not None]
         items = grain.MapDataset.source(usable).map(
             lambda entry: fit(cutter.read(entry), cutter.samples)
@@ -146,12 +185,67 @@ def codec_batches(
     return _batches(
         items,
         batch_size=batch_size,
-        made_with={"batch_size": batch_size, "seed": seed, "recordings": len(entries)},
-        skipped=cutter.skipped,
+        made_with=made_with,
+        cutters=cutters,
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
     )
+
+
+def _domains(entries: Sequence[Entry], weights: Mapping[str, float]) -> list[list[Entry]]:
+    """The entries of each domain whose weight is not 0, in the order of the weights."""
+    found = {entry.domain: entry for entry in reversed(entries)}
+    for domain, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"weights: {domain} has {weight}; give a number, 0 or more")
+        if weight and domain not in found:
+            raise UserError(
+                f"weights: no recording is of domain {domain!r}; the manifest has "
+                f"{', '.join(sorted(found)) or 'none'}"
+            )
+    for domain, entry in found.items():
+        if domain not in weights:
+            raise UserError(
+                f"{entry.path}: its domain {domain!r} has no weight; give it one, or 0 to leave "
+                "these recordings out"
+            )
+    return [[e for e in entries if e.domain == domain] for domain, w in weights.items() if w]
+
+
+def _random_cuts(
+    cutters: Sequence[Cutter], shares: Sequence[float], seed: int, peak: tuple[float, float]
+) -> grain.MapDataset:
+    """Endless cuts float32 [samples], of each cutter as often as its share."""
+    ends = [np.cumsum(_durations(cutter.entries)) for cutter in cutters]
+
+    def random_cut(place: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        domain, slot = place
+        # A slot is one of equal parts of the domain's hours, as many as it has recordings.
+        hours = (slot + rng.random()) / len(ends[domain]) * ends[domain][-1]
+        index = min(int(np.searchsorted(ends[domain], hours, side="right")), len(ends[domain]) - 1)
+        return set_peak(cutters[domain].random(index, rng)[0], rng.uniform(*peak))
+
+    slots = [
+        grain.MapDataset.range(len(cutter))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .map(partial(_pair, domain))
+        for domain, cutter in enumerate(cutters)
+    ]
+    return grain.MapDataset.mix(slots, weights=shares).seed(seed).random_map(random_cut)
+
+
+def _pair(domain: int, slot: int) -> tuple[int, int]:
+    return domain, int(slot)
+
+
+def _durations(entries: Sequence[Entry]) -> np.ndarray:
+    """Seconds of each entry; of those that do not say, the mean of the others."""
+    seconds = np.array([np.nan if e.seconds is None else e.seconds for e in entries])
+    known = seconds[seconds > 0]
+    return np.nan_to_num(seconds, nan=known.mean() if len(known) else 1.0)
 
 
 def token_batches(
@@ -192,7 +286,6 @@ def token_batches(
         items.map(partial(_item, **sizes)),
         batch_size=batch_size,
         made_with={"batch_size": batch_size, "seed": seed, "records": len(records)},
-        skipped={},
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
@@ -218,11 +311,11 @@ def _batches(
     items: grain.MapDataset,
     *,
     batch_size: int,
-    made_with: dict[str, int],
-    skipped: dict[Entry, str],
+    made_with: dict[str, Any],
     drop_remainder: bool,
     shard: tuple[int, int],
     num_workers: int,
+    cutters: Sequence[Cutter] = (),
 ) -> Batches:
     """Batches of `items`, of which shard i of n takes the i-th part of each global batch."""
     index, count = shard
@@ -240,4 +333,4 @@ def _batches(
             )
         items = items[: len(items) // batch_size * batch_size]
     parts = items.batch(batch_size // count, drop_remainder=drop_remainder)[index::count]
-    return Batches(parts, num_workers=num_workers, made_with=made_with, skipped=skipped)
+    return Batches(parts, num_workers=num_workers, made_with=made_with, cutters=cutters)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from tqdm import tqdm
 
 from data_pipelines.simulation import is_silent
@@ -43,6 +44,7 @@ class Entry:
         start: first sample of the section, at `rate`.
         frames: samples in the section, at `rate`; None for all that follow `start`.
         speaker, text, language, licence, source: as the corpus says; empty where it says nothing.
+        domain: "speech", "music", "audio" or another name of the corpus's own; empty for unknown.
         split: "train", "heldout" or another name of the corpus's own.
     """
 
@@ -59,14 +61,59 @@ class Entry:
     split: str = "train"
     licence: str = ""
     source: str = ""
+    domain: str = ""
 
-    def read(self, rate: int) -> np.ndarray:
-        """The recording as one channel, float32 [samples] at `rate` Hz.
+    def read(self, rate: int, *, start: int = 0, samples: int | None = None) -> np.ndarray:
+        """The recording, or `samples` samples of it from `start`, as one channel.
+
+        A part is exactly that slice of the whole. It is read alone where `length` gives a number;
+        else all is decoded, for resampled and lossy audio differs by where decoding begins.
+
+        Returns:
+            float32 [samples] at `rate` Hz; fewer than asked for at the end of the recording.
 
         Raises:
             UserError: if the file cannot be read, its rate is not the one the manifest gives, or
                 the section lies beyond its end.
         """
+        if samples is not None and (part := self._read_part(rate, start, samples)) is not None:
+            return part
+        stop = None if samples is None else start + samples
+        return self._read_whole(rate)[start:stop]
+
+    def length(self, rate: int) -> int | None:
+        """Samples at `rate` Hz, from the header; None where only decoding all of it can tell:
+        where it has to be resampled, or is lossy.
+
+        Raises:
+            UserError: if the file cannot be opened.
+        """
+        audio.info(self.path)  # for its errors
+        header = soundfile.info(self.path)
+        if self.rate not in (None, rate) or not _is_pcm(header, rate):
+            return None
+        return header.frames - self.start if self.frames is None else self.frames
+
+    def _read_part(self, rate: int, start: int, samples: int) -> np.ndarray | None:
+        """None where it cannot be read alone, is not there, or is damaged: reading the whole then
+        gives it, or says what is wrong."""
+        if self.rate not in (None, rate):
+            return None
+        if self.frames is not None and start + samples > self.frames:
+            return None
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                if not _is_pcm(file, rate):
+                    return None
+                file.seek(self.start + start)
+                block = file.read(samples, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, OSError):
+            return None
+        if len(block) < samples or not np.isfinite(block).all():
+            return None
+        return block.mean(axis=1, dtype=np.float32)
+
+    def _read_whole(self, rate: int) -> np.ndarray:
         if self.start == 0 and self.frames is None:
             return audio.read(self.path, rate=rate)[0]
         wave, file_rate = audio.read(self.path)
@@ -209,6 +256,11 @@ def scan(
         entries=[entry for _, entry in found if isinstance(entry, Entry)],
         rejected=[(path, reason) for path, reason in found if isinstance(reason, str)],
     )
+
+
+def _is_pcm(file: soundfile.SoundFile | soundfile._SoundFileInfo, rate: int) -> bool:
+    """Whether decoding may begin anywhere in the file and gives the same samples at `rate`."""
+    return file.samplerate == rate and file.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
 
 
 def _parse_json(line: str) -> dict:

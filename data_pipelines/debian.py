@@ -1,0 +1,334 @@
+"""A corpus of free speech, music and sounds out of Debian packages, without root.
+
+    python -m data_pipelines.debian OUT --set full
+
+fetches packages (`apt-get download`), unpacks them, decodes what they hold to mono FLAC of one
+rate, and writes OUT/manifest.jsonl with domain, speaker, text, language, licence, source and split,
+and OUT/left_out.jsonl with the files that cannot be used and why. Running it again adds what is
+not there yet; README.md in this folder says what the packages hold.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.debian_packages import SETS, find_package
+from data_pipelines.manifests import Entry, read_manifest, write_manifest
+from data_pipelines.simulation import is_silent, limit_peak
+from quark_jax import audio
+from quark_jax.errors import UserError
+from quark_jax.files import replacing
+
+MANIFEST = "manifest.jsonl"
+_G722_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that cannot be used: its package, its path below usr/share, and the reason."""
+
+    package: str
+    file: str
+    reason: str
+
+
+def build(
+    out: str | Path,
+    packages: Sequence[str],
+    *,
+    rate: int = 16_000,
+    debs: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> tuple[list[Entry], list[LeftOut]]:
+    """Makes the corpus of `packages` in the folder `out`, or adds them to the one that is there.
+
+    Args:
+        out: the folder. Each package gets a subfolder; one that is complete is kept as it is.
+        packages: names that `debian_packages.PACKAGES` has; "a|b" takes the first that is to be
+            had.
+        rate: of the recordings, in Hz.
+        debs: folder of downloaded packages, where missing ones are put; None for OUT/debs.
+        workers: files decoded at the same time; None for one a core.
+        progress: show progress bars.
+
+    Returns:
+        The recordings and the files left out, of all packages in `out`.
+
+    Raises:
+        UserError: for a package that is unknown, cannot be fetched or unpacked, or holds nothing
+            usable; or if `out` has recordings at another rate or cannot be written.
+    """
+    out = Path(out)
+    debs = out / "debs" if debs is None else Path(debs)
+    try:
+        debs.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be made ({error.strerror}); choose another folder"
+        ) from error
+    _refuse_other_rate(out, rate)
+    names = [_choose(package, debs) for package in packages]
+    names = [name for name in dict.fromkeys(names) if not _is_complete(out / name)]
+    needed = dict.fromkeys(n for name in names for n in (name, find_package(name).texts) if n)
+    found = {
+        name: fetch(name, debs)
+        for name in tqdm(needed, "Fetching", unit=" packages", disable=not progress)
+    }
+    work = out / ".unpacked"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    try:
+        for name in tqdm(found, "Unpacking", unit=" packages", disable=not progress):
+            _dpkg_deb("-x", found[name], work / name)
+        recordings = {name: _read_package(name, work) for name in names}
+        total = sum(map(len, recordings.values()))
+        with (
+            tqdm(total=total, desc="Decoding", unit=" files", disable=not progress) as bar,
+            ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ):
+            for name, entries in recordings.items():
+                version = _dpkg_deb("-f", found[name], "Version")
+                _convert_package(f"{name} {version}", entries, work / name, out, rate, pool, bar)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return _join(out)
+
+
+def fetch(package: str, debs: Path) -> Path:
+    """The .deb file of `package` in the folder `debs`, downloaded where it is not there.
+
+    Raises:
+        UserError: if there is no such package, no network, or no apt-get (Debian and Ubuntu have
+            it).
+    """
+    if (there := _downloaded(package, debs)) is not None:
+        return there
+    with tempfile.TemporaryDirectory(dir=debs, prefix=".fetching-") as folder:
+        done = _run("apt-get", "download", package, cwd=folder)
+        files = list(Path(folder).glob("*.deb"))
+        if done.returncode or not files:
+            errors = [line[3:] for line in done.stderr.splitlines() if line.startswith("E: ")]
+            raise UserError(
+                f"package {package}: cannot be fetched ({errors[0] if errors else done.stderr!r}); "
+                "check the network and the name, run apt-get update, or leave it out with "
+                "--packages"
+            )
+        return files[0].replace(debs / files[0].name)
+
+
+def decode(path: Path, rate: int) -> np.ndarray:
+    """One channel float32 [samples] at `rate` Hz of any file that libsndfile reads, or of raw
+    G.722 (64 kbit/s), with no peak over 1.
+
+    Raises:
+        UserError: if the file cannot be read; or for G.722 if PyAV is not installed.
+    """
+    if path.suffix == ".g722":
+        wave = audio.resample(_decode_g722(path), _G722_RATE, rate)
+    else:
+        wave = audio.read(path, rate=rate)[0]
+    return limit_peak((wave,), 1.0)[0]  # lossy formats and resampling overshoot
+
+
+def _decode_g722(path: Path) -> np.ndarray:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"{path}: PyAV is needed to decode G.722; pip install 'quark-jax[corpus]'"
+        ) from error
+    try:
+        with av.open(str(path), format="g722") as file:
+            frames = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]
+    except (av.FFmpegError, IndexError) as error:
+        raise UserError(f"{path}: cannot be decoded ({error}); fetch it again") from error
+    if not frames:
+        raise UserError(f"{path}: holds no samples; fetch it again")
+    return np.concatenate(frames).astype(np.float32) / 32768
+
+
+def _choose(package: str, debs: Path) -> str:
+    """The first alternative of "a|b" that is downloaded or known to apt; the last if none is."""
+    *first, last = package.split("|")
+    for name in first:
+        find_package(name)
+        if _downloaded(name, debs) or _run("apt-cache", "show", name).returncode == 0:
+            return name
+    find_package(last)
+    return last
+
+
+def _downloaded(package: str, debs: Path) -> Path | None:
+    """The file of `package` in `debs`; the one downloaded last, if there are several versions."""
+    return max(debs.glob(f"{package}_*.deb"), key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _read_package(name: str, work: Path) -> list[Entry]:
+    package = find_package(name)
+    entries = list(package.read(work / name, work / package.texts))
+    if not entries:
+        raise UserError(f"package {name}: holds no recordings; leave it out with --packages")
+    return [replace(entry, licence=package.licence) for entry in entries]
+
+
+def _convert_package(
+    source: str,
+    entries: list[Entry],
+    root: Path,
+    out: Path,
+    rate: int,
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> None:
+    """Fills OUT/PACKAGE; the manifest, written last, marks it as complete."""
+    name = source.split()[0]
+
+    def convert(entry: Entry) -> Entry | LeftOut:
+        target = out / name / f"{entry.id}.flac"
+        try:
+            seconds = _convert(entry.path, target, rate)
+        except UserError as error:
+            reason = str(error).removeprefix(f"{entry.path}: ")
+            return LeftOut(name, entry.id, reason)
+        finally:
+            bar.update()
+        return replace(
+            entry,
+            path=target,
+            id=f"{name}/{entry.id}",
+            seconds=seconds,
+            rate=rate,
+            channels=1,
+            source=f"{source}: {entry.id}",
+        )
+
+    made = list(pool.map(convert, entries))
+    left_out = [item for item in made if isinstance(item, LeftOut)]
+    if len(left_out) == len(made):
+        raise UserError(
+            f"package {name}: none of its {len(made)} files can be used; "
+            f"{left_out[0].file}: {left_out[0].reason}"
+        )
+    shutil.copyfile(root / f"usr/share/doc/{name}/copyright", out / name / "copyright")
+    _write_lines(left_out, out / name / "left_out.jsonl")
+    write_manifest([item for item in made if isinstance(item, Entry)], out / name / MANIFEST)
+
+
+def _convert(path: Path, target: Path, rate: int) -> float:
+    """Decodes `path` to `target`, unless an interrupted run did; returns the seconds."""
+    if not target.exists() or audio.info(target).rate != rate:
+        wave = decode(path, rate)
+        if is_silent(wave):
+            raise UserError(f"{path}: silent")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        audio.write(target, wave, rate)
+    return round(audio.info(target).seconds, 4)
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _refuse_other_rate(out: Path, rate: int) -> None:
+    for path in out.glob(f"*/{MANIFEST}"):
+        found = read_manifest(path)[0].rate
+        if found != rate:
+            raise UserError(f"{out}: holds recordings at {found} Hz, not {rate}; choose a folder")
+
+
+def _join(out: Path) -> tuple[list[Entry], list[LeftOut]]:
+    """Writes the lists of the whole corpus from those of its packages."""
+    folders = sorted(path.parent for path in out.glob(f"*/{MANIFEST}"))
+    entries = [entry for folder in folders for entry in read_manifest(folder / MANIFEST)]
+    lines = [(f / "left_out.jsonl").read_text(encoding="utf-8").splitlines() for f in folders]
+    left_out = [LeftOut(**json.loads(line)) for some in lines for line in some]
+    _write_lines(left_out, out / "left_out.jsonl")
+    write_manifest(entries, out / MANIFEST)
+    return entries, left_out
+
+
+def _write_lines(left_out: Iterable[LeftOut], path: Path) -> None:
+    with replacing(path) as beside:
+        lines = (json.dumps(vars(item), ensure_ascii=False) + "\n" for item in left_out)
+        beside.write_text("".join(lines))
+
+
+def _dpkg_deb(action: str, file: Path, *arguments: str | Path) -> str:
+    done = _run("dpkg-deb", action, file, *arguments)
+    if done.returncode:
+        reason = " ".join(done.stderr.split())
+        raise UserError(f"{file}: cannot be unpacked ({reason}); delete it and fetch it again")
+    return done.stdout.strip()
+
+
+def _run(*command: str | Path, cwd: str | None = None) -> subprocess.CompletedProcess:
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.run(
+            list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{command[0]}: not found; Debian packages are fetched and unpacked on Debian or "
+            "Ubuntu only: make the corpus there and copy its folder"
+        ) from error
+
+
+def _summary(entries: Iterable[Entry], left_out: Sequence[LeftOut]) -> str:
+    domains = defaultdict(list)
+    for entry in entries:
+        domains[entry.domain].append(entry)
+    lines = [
+        f"{domain}: {len(some)} files, {sum(e.seconds for e in some) / 3600:.2f} h"
+        + (f", {len(speakers)} speakers" if (speakers := {e.speaker for e in some} - {""}) else "")
+        for domain, some in sorted(domains.items())
+    ]
+    return "\n".join([*lines, f"left out: {len(left_out)} files"])
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.debian",
+        description="Make a corpus of speech, music and sounds out of Debian packages.",
+    )
+    parser.add_argument("out", type=Path, help="the folder to make or add to")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--set", choices=SETS, default="small", help="a choice of packages")
+    which.add_argument("--packages", nargs="+", metavar="PACKAGE", help="these packages instead")
+    parser.add_argument("--rate", type=int, default=16_000, help="in Hz (default: 16000)")
+    parser.add_argument("--debs", type=Path, help="folder of downloaded packages (OUT/debs)")
+    parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
+    given = parser.parse_args()
+    try:
+        entries, left_out = build(
+            given.out,
+            given.packages or SETS[given.set],
+            rate=given.rate,
+            debs=given.debs,
+            workers=given.workers,
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.out / MANIFEST}\n{_summary(entries, left_out)}")
+    if left_out:
+        print(f"the reasons are in {given.out / 'left_out.jsonl'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
