@@ -50,7 +50,8 @@ class ExampleSource(Protocol):
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
-    """float32 [...] in [-1, 1] -> int16; `from_int16` brings it back to within half a step."""
+    """float32 [...] in [-1, 1] -> int16; `from_int16` brings it back to within half a step of
+    1 / 32768, and 1 itself to within a step."""
     return np.clip(np.rint(wave * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 

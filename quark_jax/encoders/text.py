@@ -57,10 +57,12 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
+        """Whether the MLP is a gated unit."""
         return self.feed_forward.startswith("gated-")
 
     @property
     def activation(self) -> str:
+        """Name of the activation, as `transformer.activation` takes it."""
         name = self.feed_forward.removeprefix("gated-")
         return "gelu_new" if self.feed_forward == "gated-gelu" else name
 
@@ -114,7 +116,8 @@ class T5Layer(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
-    """The encoder half of T5. `channels` is its width."""
+    """The encoder half of T5, ids [batch, tokens] -> [batch, tokens, width]. `channels` is the
+    width."""
 
     def __init__(self, config: T5Config, *, dtype=None, rngs: nnx.Rngs):
         self.config = config
@@ -204,7 +207,8 @@ _BERT_FIELDS = {
 
 
 class BertEncoder(nnx.Module):
-    """BERT for single sentences (segment 0 throughout). `channels` is its width."""
+    """BERT for single sentences (segment 0 throughout), ids [batch, tokens] -> [batch, tokens,
+    width]. `channels` is the width."""
 
     def __init__(self, config: BertConfig, *, dtype=None, rngs: nnx.Rngs):
         self.config = config

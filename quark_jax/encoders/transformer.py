@@ -1,6 +1,6 @@
 """The transformer layer that the frozen encoders share, and its position biases."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,8 @@ _ACTIVATIONS = {
 }
 
 
-def activation(name: str):
-    """The function that Hugging Face configurations call `name`."""
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function that Hugging Face configurations call `name`; UserError for one there is not."""
     if name not in _ACTIVATIONS:
         raise UserError(
             f"activation {name!r}: not supported; models with {', '.join(_ACTIVATIONS)} are"
@@ -160,7 +160,7 @@ def layers(config: Any, **options) -> nnx.List:
 
 
 def renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Fields of a config.json under our names; `names` {ours: theirs}, one may be missing there."""
+    """Fields of a config.json by our names; `names` is {ours: theirs}, absent ones are left out."""
     return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
 
 

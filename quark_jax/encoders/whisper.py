@@ -43,7 +43,7 @@ class WhisperConfig:
 
     @property
     def samples(self) -> int:
-        """Length of the window."""
+        """Length of the window in samples at 16 kHz."""
         return self.positions * 2 * _HOP
 
     @classmethod

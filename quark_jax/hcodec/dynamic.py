@@ -22,8 +22,8 @@ def cosine_similarity(x: jax.Array) -> jax.Array:
 def segment(
     semantic: jax.Array, threshold: jax.Array | float, longest: int, mask: Mask = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Cut frames into segments: a new one begins where similarity <= threshold, and every
-    `longest` frames within a run.
+    """Cut frames [batch, time, width] into segments: a new one begins where the cosine similarity
+    to the frame before is at or below `threshold`, and every `longest` frames within a run.
 
     Returns `owner` [batch, time], the segment of each frame (`time` where masked), and `lengths`
     [batch, time], frames in each segment (0 where there is none).
@@ -41,7 +41,8 @@ def segment(
 
 
 def expand(x: jax.Array, lengths: jax.Array, frames: int) -> jax.Array:
-    """Repeat each segment of [batch, segments, width] by its length: [batch, frames, width]."""
+    """Repeat each segment of [batch, segments, width] as often as its length [batch, segments]
+    says: [batch, frames, width], zero after an item's last segment."""
     ends = jnp.cumsum(lengths, axis=1)
     owner = jnp.sum(jnp.arange(frames)[None, :, None] >= ends[:, None, :], axis=-1)
     owner = jnp.minimum(owner, x.shape[1] - 1)
@@ -50,7 +51,8 @@ def expand(x: jax.Array, lengths: jax.Array, frames: int) -> jax.Array:
 
 
 class TransformerLayer(nnx.Module):
-    """Pre-norm transformer layer with layer scale and rotary positions over interleaved pairs."""
+    """Pre-norm transformer layer with layer scale and rotary positions over interleaved pairs,
+    [batch, time, width] -> same."""
 
     def __init__(self, width: int, heads: int, inner: int, *, dtype: Dtype, rngs: nnx.Rngs):
         self.norm1 = layer_norm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
