@@ -210,6 +210,8 @@ def _domains(entries: Sequence[Entry], weights: Mapping[str, float]) -> list[lis
                 f"{entry.path}: its domain {domain!r} has no weight; give it one, or 0 to leave "
                 "these recordings out"
             )
+    if not any(weights.values()):
+        raise UserError("weights: all are 0; give at least one domain more")
     return [[e for e in entries if e.domain == domain] for domain, w in weights.items() if w]
 
 

@@ -26,16 +26,43 @@ def dataset(entries, encode, tmp_path_factory):
     return tokenise(sources, padded, folder, codec="c", codec_hash="h", progress=False)
 
 
+HERTZ = {"speech": 250, "music": 1000, "audio": 4000}
+WEIGHTS = {"speech": 2, "music": 1, "audio": 1}
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory) -> list[Entry]:
+    """Recordings of 0.5, 1, ... 2.5 s in three domains, of one tone each."""
+    folder = tmp_path_factory.mktemp("domains")
+    made = []
+    for domain, hertz in HERTZ.items():
+        for index in range(1, 6):
+            wave = 0.5 * np.sin(2 * np.pi * hertz / 16_000 * np.arange(8000 * index))
+            path = folder / f"{domain}-{index}.flac"
+            audio.write(path, wave, 16_000)
+            made.append(Entry(path, path.stem, seconds=index / 2, domain=domain))
+    return made
+
+
+def domain_of(wave: np.ndarray) -> str:
+    spectrum = np.abs(np.fft.rfft(wave))
+    hertz = np.argmax(spectrum) * 16_000 / len(wave)
+    return next(domain for domain, tone in HERTZ.items() if abs(hertz - tone) < 50)
+
+
 @pytest.fixture(params=["codec", "tokens"])
-def make(request, entries, dataset):
-    """Makes batches of either kind."""
+def make(request, entries, domains, dataset):
+    """Makes batches of either kind; those for codec training mix domains."""
 
-    def codec(**options):
-        return codec_batches(entries, rate=16_000, seconds=0.25, **options)
+    def codec(train=True, **options):
+        recordings, weights = (domains, WEIGHTS) if train else (entries, None)
+        options |= {"rate": 16_000, "seconds": 0.25, "train": train, "weights": weights}
+        return codec_batches(recordings, **options)
 
-    return (
-        codec if request.param == "codec" else lambda **options: token_batches(dataset, **options)
-    )
+    def tokens(**options):
+        return token_batches(dataset, **options)
+
+    return {"codec": codec, "tokens": tokens}[request.param]
 
 
 def take(batches, count: int) -> list:
@@ -154,6 +181,76 @@ def test_unusable_recordings_are_passed_over_and_counted(entries, tmp_path, trai
     batches.close()
     again = codec_batches(mixed, rate=16_000, seconds=1, batch_size=5, train=train)
     assert np.array_equal(waves, np.concatenate(take(again, 4) if train else list(again)))
+
+
+def test_workers_report_what_they_skipped(entries, tmp_path):
+    bad = Entry(tmp_path / "missing.wav", "missing")
+    options = {"rate": 16_000, "seconds": 0.25, "batch_size": 4, "num_workers": 1}
+    batches = codec_batches([bad, *entries[:3]], **options)
+    take(batches, 2)
+    batches.close()
+    assert list(batches.skipped) == [bad] and "no such file" in batches.skipped[bad]
+
+
+def test_domains_are_drawn_by_weight(domains):
+    options = {"rate": 16_000, "seconds": 0.25, "batch_size": 8, "weights": WEIGHTS}
+    for wave_batch in take(codec_batches(domains, **options), 5):
+        found = [domain_of(wave) for wave in wave_batch]
+        assert {domain: found.count(domain) for domain in WEIGHTS} == {
+            "speech": 4,
+            "music": 2,
+            "audio": 2,
+        }
+    options["weights"] = {"audio": 1.5, "music": 0, "speech": 0.5}
+    found = [domain_of(w) for w in np.concatenate(take(codec_batches(domains, **options), 5))]
+    assert (found.count("audio"), found.count("speech")) == (30, 10)
+
+
+def test_a_bad_recording_gives_way_to_one_of_its_domain(domains, tmp_path):
+    bad = [Entry(tmp_path / f"{n}.wav", f"{n}", seconds=9.0, domain="music") for n in range(3)]
+    options = {"rate": 16_000, "seconds": 0.25, "batch_size": 8, "weights": WEIGHTS}
+    batches = codec_batches([*bad, *domains], **options)
+    found = [domain_of(wave) for wave in np.concatenate(take(batches, 8))]
+    assert found.count("music") == 16 and set(batches.skipped) == set(bad)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"speech": 1, "music": 1}, r"audio-1.flac: its domain 'audio' has no weight; give"),
+        (WEIGHTS | {"noise": 1}, r"domain 'noise'; the manifest has audio, music, speech$"),
+        (WEIGHTS | {"audio": -1}, "audio has -1"),
+        (dict.fromkeys(WEIGHTS, 0), "all are 0"),
+    ],
+)
+def test_weights_that_do_not_fit_the_domains_are_named(domains, weights, says):
+    with pytest.raises(UserError, match=says):
+        codec_batches(domains, rate=16_000, seconds=0.25, batch_size=4, weights=weights)
+
+
+def test_weights_belong_to_the_order(domains):
+    options = {"rate": 16_000, "seconds": 0.25, "batch_size": 4}
+    state = codec_batches(domains, **options, weights=WEIGHTS).get_state()
+    with pytest.raises(UserError, match=r"saved with weights {'speech': 2.*this run has None"):
+        codec_batches(domains, **options).set_state(state)
+
+
+def test_recordings_are_drawn_by_duration(tmp_path):
+    entries = []
+    for index, seconds in enumerate((0.5, 1.0, 6.5)):
+        wave = np.full(round(16_000 * seconds), 0.1 * (1 + index), np.float32)
+        wave[::2] *= -1 - index  # the ratio of the two levels tells the recordings apart
+        audio.write(tmp_path / f"{index}.wav", wave / 2, 16_000)
+        entries.append(Entry(tmp_path / f"{index}.wav", f"{index}", seconds=seconds))
+
+    def counts(entries: list[Entry]) -> np.ndarray:
+        batches = codec_batches(entries * 40, rate=16_000, seconds=0.01, batch_size=48, seed=1)
+        waves = np.abs(np.concatenate(take(batches, 25)))
+        return np.bincount(np.round(waves.max(1) / waves.min(1)).astype(int) - 1, minlength=3)
+
+    assert np.abs(counts(entries) / 1200 - np.array([0.5, 1.0, 6.5]) / 8).max() < 0.02
+    unknown = [Entry(entry.path, entry.id) for entry in entries]
+    assert counts(unknown).tolist() == [400, 400, 400]
 
 
 def test_no_usable_recording_is_an_error(tmp_path):
