@@ -36,7 +36,10 @@ class FeatureConfig:
 
 def compress_magnitude(features: jax.Array) -> jax.Array:
     """sign(f) * |f|^0.3 of any shape, where the sign of 0 counts as -1 (so 0 gives -0)."""
-    return jnp.where(features > 0, 1.0, -1.0).astype(features.dtype) * jnp.abs(features) ** 0.3
+    # The gradient of a power below one is not finite at zero; nothing flows there.
+    zero = features == 0
+    magnitude = jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, features)) ** 0.3)
+    return jnp.where(features > 0, 1.0, -1.0).astype(features.dtype) * magnitude
 
 
 class SSLFeatures(nnx.Module):
@@ -44,7 +47,7 @@ class SSLFeatures(nnx.Module):
 
     Samples after the last whole frame are left out: pad the wave to a multiple of 320 to keep them.
     The wave is zero-padded as the encoder needs it for one frame every 320 samples; the chosen
-    hidden states are averaged. No gradient passes.
+    hidden states are averaged. The gradient passes to the wave: stop it where it is not wanted.
 
     Raises UserError where the config names no folder and `encoder` is not given, or names hidden
     states that the encoder does not have.
@@ -95,7 +98,7 @@ class SSLFeatures(nnx.Module):
         features = self._mix(wave, lengths)
         if self.config.compress:
             features = compress_magnitude(features)
-        return jax.lax.stop_gradient(masked(features, mask))
+        return masked(features, mask)
 
     def _mix(self, wave: jax.Array, lengths: jax.Array | None) -> jax.Array:
         if self.config.kind == "log_mel":
