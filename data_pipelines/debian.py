@@ -37,9 +37,8 @@ _G722_RATE = 16_000
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that cannot be used: its package, its path below usr/share, and the reason."""
+    """A file that cannot be used, as PACKAGE/PATH below usr/share, and the reason."""
 
-    package: str
     file: str
     reason: str
 
@@ -84,25 +83,24 @@ def build(
     names = [_choose(package, debs) for package in packages]
     names = [name for name in dict.fromkeys(names) if not _is_complete(out / name)]
     needed = dict.fromkeys(n for name in names for n in (name, find_package(name).texts) if n)
-    found = {
-        name: fetch(name, debs)
-        for name in tqdm(needed, "Fetching", unit=" packages", disable=not progress)
-    }
+    bars = {"unit": " packages", "disable": not progress or not names}
+    found = {name: fetch(name, debs) for name in tqdm(needed, "Fetching", **bars)}
     work = out / ".unpacked"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     work.mkdir()
     try:
-        for name in tqdm(found, "Unpacking", unit=" packages", disable=not progress):
+        for name in tqdm(found, "Unpacking", **bars):
             _dpkg_deb("-x", found[name], work / name)
-        recordings = {name: _read_package(name, work) for name in names}
+        recordings = {
+            name: _list(name, _dpkg_deb("-f", found[name], "Version"), work) for name in names
+        }
         total = sum(map(len, recordings.values()))
         with (
-            tqdm(total=total, desc="Decoding", unit=" files", disable=not progress) as bar,
+            tqdm(total=total, desc="Decoding", **bars | {"unit": " files"}) as bar,
             ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         ):
             for name, entries in recordings.items():
-                version = _dpkg_deb("-f", found[name], "Version")
-                _convert_package(f"{name} {version}", entries, work / name, out, rate, pool, bar)
+                _convert_package(work / name, entries, out, rate, pool, bar)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return _join(out)
@@ -177,66 +175,63 @@ def _downloaded(package: str, debs: Path) -> Path | None:
     return max(debs.glob(f"{package}_*.deb"), key=lambda p: p.stat().st_mtime, default=None)
 
 
-def _read_package(name: str, work: Path) -> list[Entry]:
+def _list(name: str, version: str, work: Path) -> list[Entry]:
+    """The recordings of an unpacked package, with all that is known before decoding."""
     package = find_package(name)
-    entries = list(package.read(work / name, work / package.texts))
+    entries = [
+        replace(
+            entry,
+            id=f"{name}/{entry.id}",
+            licence=package.licence,
+            source=f"{name} {version}: {entry.id}",
+        )
+        for entry in package.read(work / name, work / package.texts)
+    ]
     if not entries:
         raise UserError(f"package {name}: holds no recordings; leave it out with --packages")
-    return [replace(entry, licence=package.licence) for entry in entries]
+    return entries
 
 
 def _convert_package(
-    source: str,
-    entries: list[Entry],
     root: Path,
+    entries: list[Entry],
     out: Path,
     rate: int,
     pool: ThreadPoolExecutor,
     bar: tqdm,
 ) -> None:
-    """Fills OUT/PACKAGE; the manifest, written last, marks it as complete."""
-    name = source.split()[0]
+    """Fills OUT/PACKAGE from the package unpacked in `root`; the manifest, written last, marks it
+    as complete."""
 
     def convert(entry: Entry) -> Entry | LeftOut:
-        target = out / name / f"{entry.id}.flac"
-        try:
-            seconds = _convert(entry.path, target, rate)
-        except UserError as error:
-            reason = str(error).removeprefix(f"{entry.path}: ")
-            return LeftOut(name, entry.id, reason)
-        finally:
-            bar.update()
-        return replace(
-            entry,
-            path=target,
-            id=f"{name}/{entry.id}",
-            seconds=seconds,
-            rate=rate,
-            channels=1,
-            source=f"{source}: {entry.id}",
-        )
+        target = out / f"{entry.id}.flac"
+        # What an interrupted run decoded is there.
+        if not target.exists() or audio.info(target).rate != rate:
+            try:
+                wave = decode(entry.path, rate)
+            except UserError as error:
+                return LeftOut(entry.id, str(error).removeprefix(f"{entry.path}: "))
+            if is_silent(wave):
+                return LeftOut(entry.id, "silent")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            audio.write(target, wave, rate)
+        seconds = round(audio.info(target).seconds, 4)
+        return replace(entry, path=target, seconds=seconds, rate=rate, channels=1)
 
-    made = list(pool.map(convert, entries))
+    made = []
+    for item in pool.map(convert, entries):
+        made.append(item)
+        bar.update()
     left_out = [item for item in made if isinstance(item, LeftOut)]
     if len(left_out) == len(made):
         raise UserError(
-            f"package {name}: none of its {len(made)} files can be used; "
+            f"package {root.name}: none of its {len(made)} files can be used; "
             f"{left_out[0].file}: {left_out[0].reason}"
         )
-    shutil.copyfile(root / f"usr/share/doc/{name}/copyright", out / name / "copyright")
-    _write_lines(left_out, out / name / "left_out.jsonl")
-    write_manifest([item for item in made if isinstance(item, Entry)], out / name / MANIFEST)
-
-
-def _convert(path: Path, target: Path, rate: int) -> float:
-    """Decodes `path` to `target`, unless an interrupted run did; returns the seconds."""
-    if not target.exists() or audio.info(target).rate != rate:
-        wave = decode(path, rate)
-        if is_silent(wave):
-            raise UserError(f"{path}: silent")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        audio.write(target, wave, rate)
-    return round(audio.info(target).seconds, 4)
+    folder = out / root.name
+    shutil.copyfile(root / f"usr/share/doc/{root.name}/copyright", folder / "copyright")
+    _write_lines(left_out, folder / "left_out.jsonl")
+    write_manifest([item for item in made if isinstance(item, Entry)], folder / MANIFEST)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -246,6 +246,16 @@ def test_an_interrupted_run_goes_on(debs, tmp_path, decoded, monkeypatch):
     assert not list((tmp_path / "part").glob(".*"))
 
 
+def test_a_full_disk_ends_the_run(debs, tmp_path, monkeypatch):
+    def full(path, wave, rate):
+        raise UserError(f"{path}: cannot write (No space left on device)")
+
+    monkeypatch.setattr(audio, "write", full)
+    with pytest.raises(UserError, match="No space left"):
+        build(tmp_path, debs, "hedgewars-data")
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_another_rate(debs, tmp_path):
     entries, _ = build(tmp_path, debs, "hedgewars-data", rate=8000)
     for entry in entries:
@@ -314,7 +324,9 @@ def test_bad_packages_are_named(debs, tmp_path):
     with pytest.raises(UserError, match=r"ufoai-sound_1_all.deb: cannot be unpacked .*fetch it"):
         build(tmp_path / "out", tmp_path, "ufoai-sound")
     pack(tmp_path, "oxygen-sounds", {"sounds/a.ogg": b"not audio"})
-    with pytest.raises(UserError, match=r"none of its 1 files can be used; sounds/a.ogg: "):
+    with pytest.raises(
+        UserError, match=r"none of its 1 files can be used; oxygen-sounds/sounds/a.ogg: "
+    ):
         build(tmp_path / "out", tmp_path, "oxygen-sounds")
     pack(tmp_path, "sonic-pi-samples", {"readme": b"no audio"})
     with pytest.raises(UserError, match="package sonic-pi-samples: holds no recordings"):
