@@ -169,15 +169,12 @@ def codec_batches(
     samples = round(seconds * rate)
     made_with = {"batch_size": batch_size, "seed": seed, "recordings": len(entries)}
     if train:
-        domains = [entries] if weights is None else _domains(entries, weights)
-        cutters = [Cutter(domain, rate=rate, samples=samples) for domain in domains]
-        # Both are stated in the iterator's state: another pattern of domains is another order.
+        domains = [(entries, 1.0)] if weights is None else _domains(entries, weights)
+        cutters = [Cutter(domain, rate=rate, samples=samples) for domain, _ in domains]
         made_with["weights"] = weights and dict(weights)
-        shares = [1.0] if weights is None else [w for w in weights.values() if w]
-        items = _random_cuts(cutters, shares, seed, peak)
+        items = _random_cuts(cutters, [weight for _, weight in domains], seed, peak)
     else:
-        cutters = [Cutter(entries, rate=rate, samples=samples)]
-        (cutter,) = cutters
+        cutters = [cutter := Cutter(entries, rate=rate, samples=samples)]
         usable = [entry for entry in cutter.entries if cutter.read(entry) is not None]
         items = grain.MapDataset.source(usable).map(
             lambda entry: fit(cutter.read(entry), cutter.samples)
@@ -193,8 +190,10 @@ def codec_batches(
     )
 
 
-def _domains(entries: Sequence[Entry], weights: Mapping[str, float]) -> list[list[Entry]]:
-    """The entries of each domain whose weight is not 0, in the order of the weights."""
+def _domains(
+    entries: Sequence[Entry], weights: Mapping[str, float]
+) -> list[tuple[list[Entry], float]]:
+    """The entries of each domain whose weight is not 0, and the weight."""
     found = {entry.domain: entry for entry in reversed(entries)}
     for domain, weight in weights.items():
         if not 0 <= weight < float("inf"):
@@ -212,20 +211,20 @@ def _domains(entries: Sequence[Entry], weights: Mapping[str, float]) -> list[lis
             )
     if not any(weights.values()):
         raise UserError("weights: all are 0; give at least one domain more")
-    return [[e for e in entries if e.domain == domain] for domain, w in weights.items() if w]
+    return [([e for e in entries if e.domain == domain], w) for domain, w in weights.items() if w]
 
 
 def _random_cuts(
-    cutters: Sequence[Cutter], shares: Sequence[float], seed: int, peak: tuple[float, float]
+    cutters: Sequence[Cutter], weights: Sequence[float], seed: int, peak: tuple[float, float]
 ) -> grain.MapDataset:
-    """Endless cuts float32 [samples], of each cutter as often as its share."""
+    """Endless cuts float32 [samples], of each cutter in proportion to its weight."""
     ends = [np.cumsum(_durations(cutter.entries)) for cutter in cutters]
 
     def random_cut(place: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         domain, slot = place
-        # A slot is one of equal parts of the domain's hours, as many as it has recordings.
-        hours = (slot + rng.random()) / len(ends[domain]) * ends[domain][-1]
-        index = min(int(np.searchsorted(ends[domain], hours, side="right")), len(ends[domain]) - 1)
+        # A slot is one of equal parts of the domain's time, as many as it has recordings.
+        second = (slot + rng.random()) / len(ends[domain]) * ends[domain][-1]
+        index = min(int(np.searchsorted(ends[domain], second, "right")), len(ends[domain]) - 1)
         return set_peak(cutters[domain].random(index, rng)[0], rng.uniform(*peak))
 
     slots = [
@@ -236,7 +235,7 @@ def _random_cuts(
         .map(partial(_pair, domain))
         for domain, cutter in enumerate(cutters)
     ]
-    return grain.MapDataset.mix(slots, weights=shares).seed(seed).random_map(random_cut)
+    return grain.MapDataset.mix(slots, weights=weights).seed(seed).random_map(random_cut)
 
 
 def _pair(domain: int, slot: int) -> tuple[int, int]:
