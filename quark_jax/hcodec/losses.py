@@ -33,9 +33,7 @@ class LossConfig:
     adversarial_kind: str = "least_squares"  # or "hinge"
     perceptual_distance: str = "l1"  # or "mse"
     balance: bool = False  # weights are shares of the gradient of the wave: `balance`
-    balance_norm: float = (
-        10.0  # of that gradient, as if of one item; the plain sum has about as much
-    )
+    balance_norm: float = 20.0  # of an item's whole gradient; about what the plain sum has
     balance_decay: float = 0.999  # of the averaged norms, per step
 
     def __post_init__(self):
