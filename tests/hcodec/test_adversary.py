@@ -71,10 +71,11 @@ def test_silence_gives_finite_numbers_and_gradients(adversary):
     assert all(np.isfinite(jax.jit(jax.grad(total))(np.zeros((1, 400), np.float32))).ravel())
 
 
-def test_bfloat16_computes_near_float32_on_the_same_parameters(adversary):
-    half = make(SMALL, jnp.bfloat16)
+def test_bfloat16_computes_near_float32_on_the_same_parameters():
+    config = replace(SMALL, periods=(3,), windows=(32,), bands=((0.0, 1.0),))
+    whole, half = make(config), make(config, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype(jnp.float32)}
-    ours, expected = judge(half, waves(2, 400)), judge(adversary, waves(2, 400))
+    ours, expected = judge(half, waves(1, 200)), judge(whole, waves(1, 200))
     assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype(jnp.bfloat16)}
     assert_close(jax.tree.map(lambda a: a.astype(jnp.float32), ours), expected, tolerance=3e-2)
 
@@ -91,7 +92,7 @@ def test_a_new_one_is_scaled_as_pytorchs():
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("16khz", 42_519_760), ("48khz", 42_519_760), ("tiny", 1_045_808)]
+    ("name", "parameters"), [("16khz", 42_519_760), ("48khz", 42_519_760), ("tiny", 1_485_704)]
 )
 def test_presets(name, parameters):
     config = AdversaryConfig.preset(name)
