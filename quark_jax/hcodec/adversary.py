@@ -75,10 +75,9 @@ class AdversaryConfig:
 
 
 _FULL = AdversaryConfig()
-# 1.5 M, for a codec of a few million at 16 kHz. Bands of 16 channels would take as long on a CPU:
-# XLA is slow at the gradient of the first convolution then.
+# 1.0 M, for a codec of a few million at 16 kHz.
 _TINY = replace(
-    _FULL, period_widths=(16, 32, 64, 128, 128), windows=(1024, 512, 256), band_width=24
+    _FULL, period_widths=(16, 32, 64, 128, 128), windows=(1024, 512, 256), band_width=16
 )
 _PRESETS = {"16khz": _FULL, "48khz": _FULL, "tiny": _TINY}
 
