@@ -1,4 +1,10 @@
-"""Every number of the golden vectors: what the published models compute, at 1e-5."""
+"""Every number of the golden vectors: what the published models compute, at 1e-5.
+
+    pytest tests/hcodec/test_golden.py -s
+
+prints the error at each point and the codes compared, as the table in quark_jax/hcodec/README.md
+has them; `-m "not slow"` leaves out the full sizes, of which the largest takes 6 GB of memory.
+"""
 
 from typing import NamedTuple
 
@@ -6,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from quark_jax.hcodec import Codes, HCodec
 from quark_jax.nn import frame_mask
@@ -22,6 +29,7 @@ MARGIN = 1e-4  # a code whose runner-up is nearer than this may differ, and so m
 
 class Outcome(NamedTuple):
     golden: object
+    parameters: int
     acoustic: np.ndarray  # codes
     semantic: np.ndarray  # codes
     lengths: np.ndarray | None
@@ -72,10 +80,10 @@ def outcome(request, golden):
         floats |= {"acoustic_agg": aggregated.acoustic, "semantic_agg": aggregated.semantic}
         del floats["zq_acoustic"]
     floats = {name: np.asarray(array).swapaxes(1, 2) for name, array in floats.items()}
+    floats["recon"] = np.asarray(recon)
+    parameters = sum(a.size for a in jax.tree.leaves(nnx.state(codec, nnx.Param)))
     numpy = jax.tree.map(np.asarray, codes)
-    return Outcome(
-        golden, numpy.acoustic, numpy.semantic, numpy.lengths, floats | {"recon": np.asarray(recon)}
-    )
+    return Outcome(golden, parameters, numpy.acoustic, numpy.semantic, numpy.lengths, floats)
 
 
 def test_every_float_is_as_published(outcome, relative_rms):
@@ -92,7 +100,7 @@ def test_every_float_is_as_published(outcome, relative_rms):
         tolerance = DEEP_TOLERANCE if (outcome.golden.name, name) in DEEP else TOLERANCE
         errors[name] = f"{error:.1e}"
         wrong += [name] if error > tolerance else []
-    print(outcome.golden.name, errors)
+    print(f"\n{outcome.golden.name}: {outcome.parameters / 1e6:.1f} M parameters, {errors}")
     assert not wrong, errors
 
 
@@ -105,6 +113,7 @@ def test_segments_are_as_published(outcome):
     np.testing.assert_array_equal(outcome.lengths[:, :groups], arrays["token_lengths"])
     assert not outcome.lengths[:, groups:].any()
     np.testing.assert_array_equal((outcome.lengths > 0).sum(1), arrays["num_groups"])
+    print(f"\nthe lengths of {arrays['num_groups'].sum()} segments agree")
 
 
 @pytest.mark.parametrize("stream", ["acoustic", "semantic"])
@@ -121,7 +130,6 @@ def test_codes_are_as_published(outcome, stream):
     excused = np.cumsum(margin < MARGIN, axis=1) > 0
     assert (excused & held).mean() < 0.5  # near ties are few, but excuse all layers under them
     differ = (actual != expected) & held
-    print(
-        f"{stream}: {1 - differ.sum() / held.sum():.4%} agree, {(differ & excused).sum()} excused"
-    )
+    share = 1 - differ.sum() / held.sum()
+    print(f"\n{share:.2%} of {held.sum()} {stream} codes agree, {(differ & excused).sum()} excused")
     assert not (differ & ~excused).any()
