@@ -1,17 +1,22 @@
 """Discriminators that a codec is trained against: of periods of the wave (HiFi-GAN, 2010.05646) and
 of bands of its complex spectrum (DAC, 2306.06546)."""
 
+import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from os import PathLike
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from quark_jax.audio import stft
+from quark_jax.config import from_dict, to_dict
 from quark_jax.errors import UserError
+from quark_jax.files import read_json, replacing
 from quark_jax.nn.layers import Dtype
 
 _SLOPE = 0.1  # of the leaky ReLU
@@ -290,3 +295,22 @@ class Adversary(nnx.Module):
         from quark_jax.interop.adversary import adversary_to_torch
 
         return adversary_to_torch(self)
+
+    @classmethod
+    def load(cls, folder: str | PathLike) -> "Adversary":
+        """The discriminators that `save` wrote to `folder`. Raises UserError where something is
+        missing, damaged or does not fit."""
+        path = epath.Path(folder) / "adversary.json"
+        fields = read_json(path, "give the folder of a codec that was trained against some")
+        return cls.from_torch(
+            path.with_suffix(".safetensors"), from_dict(AdversaryConfig, fields, str(path))
+        )
+
+    def save(self, folder: str | PathLike) -> None:
+        """Write adversary.json and adversary.safetensors (DAC's names) into `folder`."""
+        from quark_jax.interop.files import write_state
+
+        path = epath.Path(folder) / "adversary.json"
+        write_state(path.with_suffix(".safetensors"), self.to_torch())
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(to_dict(self.config), indent=1))

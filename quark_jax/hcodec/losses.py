@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from quark_jax.audio import mel_spectrogram
 from quark_jax.errors import UserError
 from quark_jax.hcodec.adversary import Judgement
-from quark_jax.hcodec.model import Reconstruction
 
 # Window in samples: mel bands (DAC, 2306.06546).
 MEL_SCALES = {32: 5, 64: 10, 128: 20, 256: 40, 512: 80, 1024: 160, 2048: 320}
@@ -110,23 +109,6 @@ def weighted_sum(terms: Mapping[str, jax.Array], config: LossConfig) -> jax.Arra
     return sum(getattr(config, name) * value for name, value in terms.items())
 
 
-def codec_loss(
-    output: Reconstruction,
-    wave: jax.Array,
-    features: jax.Array,
-    rate: int,
-    config: LossConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum, and its terms: `wave` [batch, samples] and `features` [batch, frames,
-    channels] are what `output` ought to be."""
-    terms = {
-        "mel": mel_loss(wave, output.wave, rate),
-        "semantic": jnp.mean((features - output.features) ** 2),
-        "commitment": output.commitment,
-    }
-    return weighted_sum(terms, config), terms
-
-
 class BalancerState(NamedTuple):
     """Averaged gradient norms; `count` debiases `total`."""
 
@@ -146,6 +128,7 @@ def balance(
     weights: Mapping[str, float],
     state: BalancerState,
     *,
+    active: Mapping[str, jax.Array | bool] | None = None,
     decay: float = 0.999,
     norm: float = 1.0,
 ) -> tuple[jax.Array, BalancerState]:
@@ -156,17 +139,21 @@ def balance(
     gradient is divided by its moving average of norms. Losses are means over the batch, so the norm
     of an item counts times the batch size, and the sum weighs the same against losses that do not
     pass the wave at any batch size (EnCodec's does not: its total norm is `norm` times the batch
-    size). Losses in `state` but not in `gradients` keep their averages and get no share: this is
+    size). A loss that is not `active` (None: all are) keeps its average and gets no share: this is
     how an adversarial phase begins. A state with numbers that are not finite does not recover.
     """
     total, count = dict(state.total), dict(state.count)
-    weight = sum(weights[name] for name in gradients)
+    shares = {
+        name: jnp.where(True if active is None else active[name], weights[name], 0.0)
+        for name in gradients
+    }
     balanced = 0.0
     for name, gradient in gradients.items():
         gradient = gradient.astype(jnp.float32)
         norms = gradient.shape[0] * jnp.sqrt(jnp.sum(gradient**2, axis=1))
-        total[name] = decay * state.total[name] + jnp.mean(norms)
-        count[name] = decay * state.count[name] + 1
-        average = total[name] / count[name]
-        balanced += norm * weights[name] / weight * gradient / (average + 1e-12)
+        on = shares[name] > 0
+        total[name] = jnp.where(on, decay * total[name] + jnp.mean(norms), total[name])
+        count[name] = jnp.where(on, decay * count[name] + 1, count[name])
+        average = total[name] / jnp.maximum(count[name], 1e-12)
+        balanced += norm * shares[name] / sum(shares.values()) * gradient / (average + 1e-12)
     return balanced, BalancerState(total, count)

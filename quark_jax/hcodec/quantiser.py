@@ -11,6 +11,12 @@ from quark_jax.nn import Mask, masked
 
 DROPPED = -1  # the code of a layer that quantiser dropout left out
 
+# In training, rows whose squared distances differ by less than this share of the squared norm of
+# the quantiser's input count as equally near. Codebooks hold such rows: drawn twice, never used,
+# or put in the place of others. Rounding would choose between them, otherwise on every number of
+# devices, and two such runs would soon have other codebooks.
+_TIE = 1e-5
+
 
 class CodebookStatistic(nnx.Variable):
     """State of the quantiser that training moves without a gradient."""
@@ -34,9 +40,10 @@ class Quantised(NamedTuple):
     state: QuantiserState  # of the step after
 
 
-def nearest(x: jax.Array, embed: jax.Array) -> jax.Array:
+def nearest(x: jax.Array, embed: jax.Array, tie: jax.Array | float = 0.0) -> jax.Array:
     """Index of the row of `embed` [size, width] nearest to each of `x` [..., width], the first of
-    equals. Distances are computed in float32."""
+    equals: of those with a squared distance at most `tie` [...] above the smallest. Distances are
+    computed in float32."""
     distance = jnp.sum(embed**2, axis=-1) - 2 * jnp.einsum(
         "...d,kd->...k", x, embed, precision=jax.lax.Precision.HIGHEST
     )
@@ -45,7 +52,8 @@ def nearest(x: jax.Array, embed: jax.Array) -> jax.Array:
     distance = jax.lax.optimization_barrier(distance)
     size = distance.shape[-1]
     smallest = jnp.min(distance, axis=-1, keepdims=True)
-    index = jnp.where(distance == smallest, jnp.arange(size), size - 1)
+    equal = distance <= smallest + jnp.asarray(tie)[..., None]
+    index = jnp.where(equal, jnp.arange(size), size - 1)
     return jnp.min(index, axis=-1)
 
 
@@ -76,10 +84,15 @@ def rotate_to(source: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def kmeans(
-    x: jax.Array, valid: jax.Array, clusters: int, iterations: int, key: jax.Array
+    x: jax.Array,
+    valid: jax.Array,
+    clusters: int,
+    iterations: int,
+    key: jax.Array,
+    tie: jax.Array | float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Means [clusters, width] and counts [clusters] of the `valid` [n] rows of `x` [n, width],
-    begun at rows drawn at random; a cluster left empty keeps its mean."""
+    begun at rows drawn at random; a cluster left empty keeps its mean. `tie` [n]: see `nearest`."""
     # Drawn without replacement while rows last, then again from the beginning.
     priority = jnp.where(valid, jax.random.uniform(key, valid.shape), -1.0)
     order = jnp.argsort(-priority)
@@ -87,7 +100,7 @@ def kmeans(
 
     def step(_, carry):
         means, _ = carry
-        onehot = jax.nn.one_hot(nearest(x, means), clusters) * valid[:, None]
+        onehot = jax.nn.one_hot(nearest(x, means, tie), clusters) * valid[:, None]
         counts = jnp.sum(onehot, axis=0)
         new = onehot.T @ x / jnp.maximum(counts, 1.0)[:, None]
         return jnp.where(counts[:, None] == 0, means, new), counts
@@ -146,6 +159,7 @@ class ResidualQuantiser(nnx.Module):
         if config.dropout:
             kept = jax.random.randint(keep_key, (), 1, config.codebooks + 1)
 
+        tie = _TIE * jax.lax.stop_gradient(jnp.sum(x**2, axis=-1))
         residual, output = x, jnp.zeros_like(x)
         codes, losses, states = [], [], []
         for i, layer_key in enumerate(layer_keys):
@@ -154,14 +168,15 @@ class ResidualQuantiser(nnx.Module):
             before = QuantiserState(*(value[i] for value in self.state))
             # A dropped layer does not begin either: what is left of the kept ones is not its input.
             begins = ~before.initialised & on & jnp.any(valid)
-            before = self._begin(before, held, valid, layer_key, begins)
-            index = nearest(held, before.embed)
+            before = self._begin(before, held, valid, tie, layer_key, begins)
+            index = nearest(held, before.embed, tie)
             row = before.embed[index]
             count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
             loss = jnp.sum(masked((row - residual) ** 2, valid[..., None])) / count
             output = output + jnp.where(on, rotate_to(residual, row), 0)
             after = self._move(before, held, index, valid)
-            after = self._revive(after, held, valid, jax.random.fold_in(layer_key, 1))
+            error = jnp.maximum(jnp.sum((held - row) ** 2, axis=-1), tie)
+            after = self._revive(after, held, error, valid, jax.random.fold_in(layer_key, 1))
             states.append(jax.tree.map(lambda a, b, on=on: jnp.where(on, a, b), after, before))
             losses.append(jnp.where(on, loss, 0))
             codes.append(jnp.where(on & valid, index, DROPPED))
@@ -173,7 +188,7 @@ class ResidualQuantiser(nnx.Module):
             state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
         )
 
-    def _begin(self, state: QuantiserState, x, valid, key, begins) -> QuantiserState:
+    def _begin(self, state: QuantiserState, x, valid, tie, key, begins) -> QuantiserState:
         def begin():
             means, counts = kmeans(
                 x.reshape(-1, x.shape[-1]),
@@ -181,6 +196,7 @@ class ResidualQuantiser(nnx.Module):
                 self.config.codebook_size,
                 self.config.kmeans_iterations,
                 key,
+                tie.reshape(-1),
             )
             sums = means * counts[:, None]
             return QuantiserState(self._mean(sums, counts), sums, counts, jnp.array(True))
@@ -202,13 +218,14 @@ class ResidualQuantiser(nnx.Module):
         smoothed = (counts + epsilon) / (total + self.config.codebook_size * epsilon) * total
         return sums / smoothed[:, None]
 
-    def _revive(self, state: QuantiserState, x, valid, key) -> QuantiserState:
-        """Put rows drawn from the batch in the place of codes that are hardly used."""
+    def _revive(self, state: QuantiserState, x, error, valid, key) -> QuantiserState:
+        """Put rows drawn from the batch in the place of codes that are hardly used, the more likely
+        the greater their squared `error`, as k-means++ chooses."""
         threshold = self.config.dead_code_threshold
         if threshold == 0:
             return state
         dead = state.counts < threshold
-        log_odds = jnp.where(valid.reshape(-1), 0.0, -jnp.inf)
+        log_odds = jnp.where(valid, jnp.log(error), -jnp.inf).reshape(-1)
         rows = x.reshape(-1, x.shape[-1])[jax.random.categorical(key, log_odds, shape=dead.shape)]
         return state._replace(
             embed=jnp.where(dead[:, None], rows, state.embed),

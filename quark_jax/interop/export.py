@@ -14,7 +14,7 @@ from etils import epath
 from quark_jax.config import to_dict
 from quark_jax.errors import UserError
 from quark_jax.files import creating
-from quark_jax.hcodec import Codes, HCodec, HCodecConfig, Tokeniser
+from quark_jax.hcodec import Adversary, Codes, HCodec, HCodecConfig, Tokeniser
 from quark_jax.interop.files import write_state
 from quark_jax.interop.llama import llama_config, llama_table
 from quark_jax.interop.lm import lm_table
@@ -31,6 +31,8 @@ def export_weights(model: str | PathLike, folder: str | PathLike, suffix: str) -
     codec.json: `torch_hcodec.HCodec` opens both. A language model becomes lm/, which
     `transformers.LlamaModel.from_pretrained` opens; what LLaMA has not (output heads, adapters,
     start and task vectors) is in lm/quark.safetensors, and its configuration in lm/quark.json.
+    Discriminators, where the codec was trained against some, become adversary.pt or
+    adversary.safetensors, with DAC's names, and adversary.json.
 
     Raises UserError where `model` is not whole or `folder` exists.
     """
@@ -41,6 +43,10 @@ def export_weights(model: str | PathLike, folder: str | PathLike, suffix: str) -
         beside.mkdir(parents=True)
         write_state(beside / f"codec{suffix}", tokeniser.codec.to_torch())
         _write_config(beside, tokeniser.config)
+        if (model / "codec" / "adversary.json").exists():
+            adversary = Adversary.load(model / "codec")
+            write_state(beside / f"adversary{suffix}", adversary.to_torch())
+            _write_json(beside / "adversary.json", to_dict(adversary.config))
         if quark:
             _export_lm(quark, beside / "lm")
 

@@ -58,7 +58,8 @@ class LMState(NamedTuple):
     moments: optax.OptState
 
 
-Step = Callable[[LMState, Mapping[str, jax.Array]], tuple[LMState, dict[str, jax.Array]]]
+Batch = Mapping[str, jax.Array]
+Step = Callable[[LMState, Batch, SSLFeatures], tuple[LMState, dict[str, jax.Array]]]
 
 
 def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
@@ -100,7 +101,7 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     mesh = make_mesh(config.run.mesh)
     state = fit(
         lambda: _init(config, transform),
-        _step(graph, transform, features),
+        _step(graph, transform),
         batches,
         run=config.run,
         mesh=mesh,
@@ -108,6 +109,7 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         workdir=workdir,
         evaluate=_evaluation(config, graph, features, dataset, mesh),
         label="language model",
+        frozen=features,
     )
     model = nnx.merge(graph, state.params)
     quark = QuarkAudio(model, features, tokeniser, seconds=dataset.metadata["seconds"])
@@ -125,7 +127,7 @@ def _init(config: LMTraining, transform: optax.GradientTransformation) -> LMStat
     )
 
 
-def read_batch(batch: Mapping[str, jax.Array], features: SSLFeatures) -> tuple[Conditions, Targets]:
+def read_batch(batch: Batch, features: SSLFeatures) -> tuple[Conditions, Targets]:
     """A batch of the loader as the model takes it; the frozen encoder runs here."""
     encoded = features(batch["input"], batch["input_samples"])
     section = Section(encoded, batch["input_samples"] // 320)
@@ -135,10 +137,8 @@ def read_batch(batch: Mapping[str, jax.Array], features: SSLFeatures) -> tuple[C
     )
 
 
-def _step(
-    graph: nnx.GraphDef, transform: optax.GradientTransformation, features: SSLFeatures
-) -> Step:
-    def step(state: LMState, batch: Mapping[str, jax.Array]):
+def _step(graph: nnx.GraphDef, transform: optax.GradientTransformation) -> Step:
+    def step(state: LMState, batch: Batch, features: SSLFeatures):
         conditions, targets = read_batch(batch, features)
 
         def loss_of(params: nnx.State) -> tuple[jax.Array, LMLoss]:
@@ -151,7 +151,7 @@ def _step(
         metrics = {
             "loss": loss,
             "nats_per_code": jnp.sum(result.nats) / jnp.sum(result.count),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         metrics |= {f"accuracy/{head}": share for head, share in enumerate(result.accuracy)}
         return LMState(state.step + 1, state.key, params, moments), metrics
@@ -195,7 +195,7 @@ def _evaluation(
     entropy = unigram_entropy(dataset, "train", config.lm.acoustic_size)
 
     @jax.jit
-    def score(params: nnx.State, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def score(params: nnx.State, batch: Batch, features: SSLFeatures) -> jax.Array:
         conditions, targets = read_batch(batch, features)
         result = nnx.merge(graph, params).loss(conditions, targets)
         codes = 2 * config.lm.codebooks * jnp.sum(targets.frames)
@@ -206,7 +206,7 @@ def _evaluation(
 
     def evaluate(state: LMState, number: int) -> dict[str, float]:
         nats, correct, count, codes = sum(
-            np.asarray(score(state.params, batch), np.float64) for batch in heldout
+            np.asarray(score(state.params, batch, features), np.float64) for batch in heldout
         )
         return {
             "heldout/nats_per_code": nats / codes,

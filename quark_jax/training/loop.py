@@ -1,19 +1,22 @@
 """The loop that both trainers run: restore, step, log, evaluate, save."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from quark_jax.errors import UserError
 from quark_jax.training.checkpoint import Checkpoints, abstract
 from quark_jax.training.metrics import MetricWriter
-from quark_jax.training.sharding import MeshConfig, batch_sharding, place_batch, shardings
+from quark_jax.training.sharding import MeshConfig, place_batch, shardings
 
 Metrics = Mapping[str, jax.Array]
 
@@ -28,17 +31,27 @@ class RunConfig:
     eval_every: int = 500  # steps; 0: at the end alone
     save_every: int = 500  # steps
     keep: int = 2  # checkpoints
+    skip_limit: int = 20  # steps in a row that are not finite, and the run stops
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
-        for name, least in {"log_every": 1, "eval_every": 0, "save_every": 1, "keep": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"run.{name}: {getattr(self, name)}; set at least {least}")
+        least = {"log_every": 1, "eval_every": 0, "save_every": 1, "keep": 1, "skip_limit": 1}
+        for name, limit in least.items():
+            if getattr(self, name) < limit:
+                raise UserError(f"run.{name}: {getattr(self, name)}; set at least {limit}")
+
+
+class Run(NamedTuple):
+    """What a checkpoint holds: the trainer's state, and the steps that were left out."""
+
+    state: Any
+    skipped: jax.Array  # so far
+    skipped_in_a_row: jax.Array  # up to this one
 
 
 def fit(
     init: Callable[[], Any],
-    step: Callable[[Any, Any], tuple[Any, Metrics]],
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
     batches: grain.DatasetIterator,
     *,
     run: RunConfig,
@@ -47,64 +60,130 @@ def fit(
     workdir: str | PathLike,
     evaluate: Callable[[Any, int], Mapping[str, float]],
     label: str,
+    frozen: Any = (),
 ) -> Any:
     """Train from where `workdir` stands to `run.steps`, and give the last state.
 
-    `init()` makes the state, a pytree of arrays; `step(state, batch)` gives the next one and
-    scalars; `batches` is a Grain iterator of this process's part of each global batch;
-    `evaluate(state, step)` gives scalars of held-out data, also before the first step. Run again
-    after an interruption, it goes on from the newest checkpoint with the same data and numbers; a
-    run that is finished is left as it is.
+    `init()` makes the state, a pytree of arrays; `step(state, batch, frozen)` gives the next one
+    and scalars, "loss" among them; `batches` is a Grain iterator of this process's part of each
+    global batch; `evaluate(state, step)` gives scalars of held-out data, also before the first
+    step; `frozen`, a pytree of arrays, is placed on the mesh as the state is. Run again after an
+    interruption, it goes on from the newest checkpoint with the same data and numbers; a run that
+    is finished is left as it is.
+
+    A step any of whose scalars is not finite is left out: the state stays, the batch is passed
+    over, "skipped_steps" counts. Raises UserError after `run.skip_limit` of them in a row; the
+    newest checkpoint is from before them, or holds the state that they left as it was.
     """
+
+    def begin() -> Run:
+        return Run(init(), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
     with ExitStack() as stack:
         stack.enter_context(closing(batches))
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=run.keep)))
-        shapes = jax.eval_shape(init)
+        shapes = jax.eval_shape(begin)
         placed = shardings(shapes, mesh, run.mesh.rules)
         start = checkpoints.latest
         if start is None:
-            state = jax.jit(init, out_shardings=placed)()
+            now = jax.jit(begin, out_shardings=placed)()
         else:
-            state = checkpoints.restore(abstract(shapes, placed), batches, config)
+            now = checkpoints.restore(abstract(shapes, placed), batches, config)
             if start >= run.steps:
-                return state
-        writer = stack.enter_context(closing(MetricWriter(workdir, resumed=start)))
+                return now.state
+        frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
         compiled = jax.jit(
-            step,
-            donate_argnums=0,
-            in_shardings=(placed, batch_sharding(mesh)),
-            out_shardings=(placed, None),
+            _finite_or_left_out(step), donate_argnums=0, out_shardings=(placed, None)
         )
+        log = stack.enter_context(closing(_Log(workdir, run, start, label)))
         if start is None:
-            start = 0
-            writer.write(0, evaluate(state, 0))
-        bar = stack.enter_context(
-            tqdm(desc=label, initial=start, total=run.steps, unit="step", dynamic_ncols=True)
-        )
-        waiting: tuple[int, Metrics] | None = None
-
-        def report() -> None:
-            if waiting is not None:
-                number, metrics = waiting
-                loss = float(metrics["loss"])
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-                if number % run.log_every == 0:
-                    writer.write(number, {name: float(value) for name, value in metrics.items()})
-
-        for number in range(start + 1, run.steps + 1):
-            state, metrics = compiled(state, place_batch(next(batches), mesh))
+            log.writer.write(0, evaluate(now.state, 0))
+        for number in range((start or 0) + 1, run.steps + 1):
+            batch = place_batch(log.wait_for(batches), mesh)
+            now, metrics = compiled(now, batch, frozen)
             # The step before is read while this one runs: the device never waits for the host.
-            report()
-            waiting = number, metrics
+            log.report()
+            log.pending = number, metrics
             last = number == run.steps
             evaluates = last or (run.eval_every and number % run.eval_every == 0)
             saves = last or number % run.save_every == 0
             if evaluates or saves:  # the metrics up to a checkpoint are written before it
-                report()
-                waiting = None
+                log.report()
             if evaluates:
-                writer.write(number, evaluate(state, number))
+                log.writer.write(number, evaluate(now.state, number))
             if saves:
-                checkpoints.save(number, state, batches, config)
-    return state
+                checkpoints.save(number, now, batches, config)
+            if evaluates or saves:
+                log.restart()
+    return now.state
+
+
+def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any], tuple[Run, Metrics]]:
+    def guarded(before: Run, batch: Any, frozen: Any) -> tuple[Run, Metrics]:
+        state, metrics = step(before.state, batch, frozen)
+        finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before.state)
+        skipped = before.skipped + ~finite
+        in_a_row = jnp.where(finite, 0, before.skipped_in_a_row + 1)
+        counts = {"skipped_steps": skipped, "skipped_in_a_row": in_a_row}
+        return Run(state, skipped, in_a_row), {**metrics, **counts}
+
+    return guarded
+
+
+class _Log:
+    """The progress bar, the metrics, and when to stop."""
+
+    def __init__(self, workdir: str | PathLike, run: RunConfig, start: int | None, label: str):
+        self.writer = MetricWriter(workdir, resumed=start)
+        self.pending: tuple[int, Metrics] | None = None  # a step, and what it will have given
+        self._workdir, self._run = workdir, run
+        self._bar = tqdm(
+            desc=label, initial=start or 0, total=run.steps, unit="step", dynamic_ncols=True
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Measure the wait for data from here on."""
+        self._waited, self._since = 0.0, time.monotonic()
+
+    def wait_for(self, batches: grain.DatasetIterator) -> Any:
+        """The next batch; "data_wait" is the share of the time that passes here, and
+        "skipped_recordings" how many this process and its workers could not use."""
+        begun = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - begun
+        self._unusable = len(getattr(batches, "skipped", ()))
+        return batch
+
+    def report(self) -> None:
+        """Wait for the pending step and write what it gave."""
+        if self.pending is None:
+            return
+        number, arrays = self.pending
+        self.pending = None
+        metrics = {name: float(value) for name, value in arrays.items()}
+        in_a_row = int(metrics.pop("skipped_in_a_row"))
+        self._bar.set_postfix(
+            loss=f"{metrics['loss']:.3f}",
+            **({"skipped": int(metrics["skipped_steps"])} if metrics["skipped_steps"] else {}),
+            refresh=False,
+        )
+        self._bar.update()
+        if number % self._run.log_every == 0:
+            passed = time.monotonic() - self._since
+            metrics["data_wait"] = self._waited / passed
+            metrics["skipped_recordings"] = self._unusable
+            self.restart()
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            self.writer.write(number, finite)
+        if in_a_row >= self._run.skip_limit:
+            raise UserError(
+                f"{self._workdir}: loss or gradient was not finite in {in_a_row} steps in a row, "
+                f"up to step {number}; the newest checkpoint is kept; lower the learning rate or "
+                "look for damaged recordings, and begin again in another --workdir"
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+        self.writer.close()

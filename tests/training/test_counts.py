@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from quark_jax.hcodec.quantiser import DROPPED
-from quark_jax.training.codec import codebook_use
+from quark_jax.training.codec_step import codebook_use
 from quark_jax.training.lm import unigram_entropy
 
 
@@ -16,7 +16,11 @@ def test_codebook_use_counts_each_layer_and_no_dropped_one():
             [[2, 3, 0, 1], [7, 7, 7, 0], [DROPPED] * 4],
         ]
     )
-    np.testing.assert_allclose(codebook_use(codes, 8), [4 / 8, 2 / 8, 0])
+    use, perplexity = codebook_use(codes, 8)
+    np.testing.assert_allclose(use, [4 / 8, 2 / 8, 0])
+    # The first layer has 0 and 1 three times each, 2 and 3 once; the second 7 seven times, 0 once.
+    first = (8 / 3) ** (6 / 8) * 8 ** (2 / 8)
+    np.testing.assert_allclose(perplexity, [first, (8 / 7) ** (7 / 8) * 8 ** (1 / 8), 1], rtol=1e-6)
 
 
 def test_unigram_entropy_of_layers_and_streams_by_themselves():

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 from quark_jax.errors import UserError
-from quark_jax.training import loop
+from quark_jax.training import loop, metrics
 from quark_jax.training.loop import RunConfig, fit
-from quark_jax.training.metrics import read_metrics
 from quark_jax.training.sharding import make_mesh
 
 RUN = RunConfig(steps=5, log_every=1, eval_every=3, save_every=2)
+
+
+def read_metrics(workdir) -> list[dict[str, float]]:
+    """All but what is another number in every run."""
+    rows = metrics.read_metrics(workdir)
+    assert all(0 <= row.pop("data_wait") <= 1 for row in rows if "skipped_steps" in row)
+    return rows
 
 
 class State(NamedTuple):
@@ -24,7 +30,7 @@ class State(NamedTuple):
     total: jax.Array
 
 
-def step(state: State, batch: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+def step(state: State, batch: jax.Array, frozen: tuple) -> tuple[State, dict[str, jax.Array]]:
     """Depends on all there is to save: state, key and the place in the data."""
     noise = jax.random.normal(jax.random.fold_in(state.key, state.step))
     total = 0.5 * state.total + jnp.mean(batch) + noise
@@ -130,7 +136,51 @@ def test_a_run_made_shorter_is_finished(tmp_path, whole):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["log_every", "save_every", "keep"])
+class Damaged:
+    """The batches, those of some steps full of NaN."""
+
+    def __init__(self, steps):
+        self.data, self.steps = batches(), steps
+
+    def __next__(self):
+        batch = next(self.data)
+        return batch * np.nan if self.get_state()["next_index"] in self.steps else batch
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+
+def test_steps_that_are_not_finite_are_left_out(tmp_path, whole):
+    state = train(tmp_path / "a", data=Damaged({2, 4}))
+    rows = [row for row in read_metrics(tmp_path / "a") if "skipped_steps" in row]
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 2, 2]
+    assert ["loss" in row for row in rows] == [True, False, True, False, True]
+    assert int(state.step) == 3
+
+    class Without(Damaged):  # the steps that are left, as if there had been no others
+        def __next__(self):
+            batch = next(self.data)
+            return next(self) if self.get_state()["next_index"] in self.steps else batch
+
+    other = train(tmp_path / "b", run=replace(RUN, steps=3), data=Without({2, 4}))
+    assert float(state.total) == float(other.total)
+    # The count is kept where the run goes on.
+    train(tmp_path / "c", run=replace(RUN, steps=2), data=Damaged({2, 4}))
+    train(tmp_path / "c", data=Damaged({2, 4}))
+    assert read_metrics(tmp_path / "c")[-2:] == read_metrics(tmp_path / "a")[-2:]
+
+
+def test_a_run_gone_astray_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    run = replace(RUN, steps=9, skip_limit=3)
+    with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 6; .* kept"):
+        train(tmp_path, run=run, data=Damaged({2, 4, 5, 6}))
+    # Step 4 was saved with the state of step 3, from which all goes on with sound batches.
+    state = train(tmp_path, run=run)
+    assert int(state.step) == 9 - 2
+    assert np.isfinite(float(state.total))
+
+
+@pytest.mark.parametrize("name", ["log_every", "save_every", "keep", "skip_limit"])
 def test_intervals_that_cannot_be_are_refused(name):
     with pytest.raises(UserError, match=f"run.{name}: 0; set at least 1"):
         RunConfig(**{name: 0})
