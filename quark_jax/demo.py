@@ -31,12 +31,14 @@ EXAMPLES = {"train": 1024, "heldout": 64}
 SNR_DB = 5.0  # of the recording that is restored, in pink noise
 
 
-def demo(workdir: str | PathLike, *, codec_steps: int = CODEC_STEPS, lm_steps: int = LM_STEPS):
+def demo(
+    workdir: str | PathLike, *, codec_steps: int = CODEC_STEPS, lm_steps: int = LM_STEPS
+) -> None:
     """Run all stages in `workdir`; each goes on where an earlier run was interrupted."""
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     manifest = _prepare(workdir / "corpus")
-    tokeniser = codec_training.train(_codec_config(manifest, codec_steps), workdir / "codec")
+    tokeniser = codec_training.train(codec_config(manifest, codec_steps), workdir / "codec")
     _tokenise(manifest, tokeniser, workdir / "tokens")
     quark = lm_training.train(_lm_config(workdir, lm_steps), workdir / "lm")
     quark.save(workdir / "model")
@@ -60,11 +62,12 @@ def _prepare(folder: Path) -> Path:
     return manifest
 
 
-def _codec_config(manifest: Path, steps: int) -> codec_training.CodecTraining:
+def codec_config(manifest: Path, steps: int = CODEC_STEPS) -> codec_training.CodecTraining:
+    """How the demo trains its codec."""
     return codec_training.CodecTraining(
         codec=HCodecConfig.preset("tiny"),
         data=codec_training.CodecData(manifest=str(manifest), seconds=1.0, batch_size=8),
-        optimiser=OptimiserConfig(peak=1e-3, warmup=20, decay=0.998, floor=0.1, beta1=0.8),
+        optimiser=OptimiserConfig(peak=1e-3, warmup=60, decay=0.998, floor=0.1, beta1=0.8),
         run=RunConfig(steps=steps, log_every=20, eval_every=200, save_every=100),
     )
 

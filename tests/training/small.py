@@ -2,8 +2,9 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
-Each item is of kind "codec", "tokenise" or "lm". `run` and `mesh` change those configs; "tokenise"
-and "lm" take the folders `codec` and `dataset`.
+Each item is of kind "codec", "demo" (as many steps of the codec that the demo trains), "tokenise"
+or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the folders `codec` and
+`dataset`.
 """
 
 import json
@@ -12,11 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
+from quark_jax import demo
 from quark_jax.encoders import FeatureConfig
-from quark_jax.hcodec import HCodecConfig, Tokeniser
+from quark_jax.hcodec import AdversaryConfig, HCodecConfig, Tokeniser
 from quark_jax.lm import LMConfig
 from quark_jax.training import codec as codec_training
 from quark_jax.training import lm as lm_training
+from quark_jax.training.codec_step import AdversarialConfig
 from quark_jax.training.loop import RunConfig
 from quark_jax.training.optimiser import OptimiserConfig
 from quark_jax.training.sharding import MeshConfig
@@ -31,10 +34,18 @@ CODEC = replace(
     name="small",
     encoder=replace(_TINY.encoder, width=32, inner=64, blocks=1, heads=2),
     semantic=replace(_TINY.semantic, width=32),
-    # So few codes that k-means on the first batch leaves none with a single vector. The residual of
-    # that would be rounding alone, and so the gradient through the next layer.
-    quantiser=replace(_TINY.quantiser, codebooks=2, codebook_size=4, width=16, kmeans_iterations=3),
+    quantiser=replace(
+        _TINY.quantiser, codebooks=2, codebook_size=32, width=16, kmeans_iterations=3
+    ),
     decoder=replace(_TINY.decoder, width=32, inner=64, blocks=1, heads=2, mlp=64),
+)
+# They begin after the first checkpoint.
+ADVERSARY = AdversarialConfig(
+    AdversaryConfig(
+        periods=(3,), period_widths=(4, 8), windows=(512,), bands=((0, 0.5), (0.5, 1)), band_width=4
+    ),
+    OPTIMISER,
+    begin=5,
 )
 LM = LMConfig.preset("tiny", layers=2, width=32, heads=2, kv_heads=2, mlp=64, stack_features=True)
 
@@ -46,6 +57,7 @@ def codec_config(**run: Any) -> codec_training.CodecTraining:
             manifest=str(samples_manifest()), seconds=SECONDS, heldout=2, heldout_seconds=1.0
         ),
         optimiser=OPTIMISER,
+        adversary=ADVERSARY,
         run=replace(RUN, **run),
     )
 
@@ -89,6 +101,10 @@ def main() -> None:
         match item["kind"]:
             case "codec":
                 codec_training.train(codec_config(**run), item["workdir"])
+            case "demo":
+                config = demo.codec_config(samples_manifest())
+                config = replace(config, run=replace(RUN, eval_every=0, **run))
+                codec_training.train(config, item["workdir"])
             case "tokenise":
                 make_dataset(**folders)
             case "lm":

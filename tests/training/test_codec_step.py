@@ -12,7 +12,7 @@ from flax import nnx
 
 from quark_jax.encoders import FeatureConfig, SSLFeatures
 from quark_jax.errors import UserError
-from quark_jax.hcodec import Adversary, AdversaryConfig, HCodec
+from quark_jax.hcodec import Adversary, HCodec
 from quark_jax.hcodec.config import DynamicConfig
 from quark_jax.hcodec.losses import (
     LossConfig,
@@ -23,7 +23,6 @@ from quark_jax.hcodec.losses import (
     perceptual_loss,
 )
 from quark_jax.training.codec_step import (
-    AdversarialConfig,
     CodecLearning,
     CodecState,
     Frozen,
@@ -31,15 +30,7 @@ from quark_jax.training.codec_step import (
     PerceptualConfig,
 )
 
-ADVERSARY = AdversaryConfig(
-    periods=(3,), period_widths=(4, 8), windows=(512,), bands=((0, 0.5), (0.5, 1)), band_width=4
-)
-ALL = LearningConfig(
-    losses=LossConfig(perceptual=0.5, adversarial_kind="hinge"),
-    adversary=AdversarialConfig(networks=ADVERSARY, begin=1),
-    perceptual=PerceptualConfig(begin=2),
-    average=0.15,
-)
+LOSSES = LossConfig(perceptual=0.5, adversarial_kind="hinge")
 FEATURES = SSLFeatures(FeatureConfig())
 RATE = 16000
 
@@ -76,8 +67,14 @@ def learn(codec_config, config: LearningConfig, steps: int = 1) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def everything(codec_config) -> Learned:
-    return learn(codec_config, ALL, steps=3)
+def everything(codec_config, small) -> Learned:
+    config = LearningConfig(
+        losses=LOSSES,
+        adversary=replace(small.ADVERSARY, begin=1),
+        perceptual=PerceptualConfig(begin=2),
+        average=0.15,
+    )
+    return learn(codec_config, config, steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +97,12 @@ def test_losses_join_at_their_step(everything, plain):
         assert [row[name] > 0 for row in metrics] == [number >= begins for number in range(3)]
 
 
-def test_a_step_is_the_gradient_of_the_weighted_sum(codec_config, everything):
+def test_a_step_is_the_gradient_of_the_weighted_sum(codec_config, small, everything):
     _, (_, _, before, after), (*_, metrics) = everything
-    wave, weights = waves(seed=2), ALL.losses
+    wave = waves(seed=2)
     target = FEATURES(wave)
     codec = nnx.graphdef(HCodec(codec_config, rngs=nnx.Rngs(0)))
-    judges = nnx.graphdef(Adversary(ADVERSARY, rngs=nnx.Rngs(0)))
+    judges = nnx.graphdef(Adversary(small.ADVERSARY.networks, rngs=nnx.Rngs(0)))
 
     @jax.jit
     def by_hand(params, judging, judged_by):
@@ -121,12 +118,12 @@ def test_a_step_is_the_gradient_of_the_weighted_sum(codec_config, everything):
             output, judge = made(params), nnx.merge(judges, judged_by)
             fake = judge(output.wave)
             return (
-                weights.mel * mel_loss(wave, output.wave, RATE)
-                + weights.semantic * jnp.mean((target - output.features) ** 2)
-                + weights.commitment * output.commitment
-                + weights.adversarial * adversarial_loss(fake, "hinge")
-                + weights.feature_matching * feature_matching_loss(judge(wave), fake)
-                + weights.perceptual * perceptual_loss(target, FEATURES(output.wave))
+                LOSSES.mel * mel_loss(wave, output.wave, RATE)
+                + LOSSES.semantic * jnp.mean((target - output.features) ** 2)
+                + LOSSES.commitment * output.commitment
+                + LOSSES.adversarial * adversarial_loss(fake, "hinge")
+                + LOSSES.feature_matching * feature_matching_loss(judge(wave), fake)
+                + LOSSES.perceptual * perceptual_loss(target, FEATURES(output.wave))
             )
 
         return jax.value_and_grad(total)(params), jax.value_and_grad(discriminators)(judging)
