@@ -61,6 +61,15 @@ def test_rate_on_reading_is_soxr_hq(tmp_path):
     np.testing.assert_array_equal(wave, audio.resample(noise, 48_000, RATE))
 
 
+@pytest.mark.parametrize("rate", [0, -16_000])
+def test_a_rate_that_is_not_positive_is_refused(tmp_path, rate):
+    path = tmp_path / "a.wav"
+    audio.write(path, _tone(1000), RATE)
+    for read in (audio.read, lambda *a, **k: list(audio.read_blocks(*a, **k))):
+        with pytest.raises(UserError, match=rf"^{path}: rate {rate}: choose one of at least 1 Hz"):
+            read(path, rate=rate)
+
+
 @pytest.mark.parametrize("rate", [None, 16_000, 44_100])
 def test_blocks_joined_are_the_whole(tmp_path, rate):
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, 50_001).astype(np.float32)

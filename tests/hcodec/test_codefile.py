@@ -94,7 +94,7 @@ def test_an_hour_is_written_and_read_in_little_time(path):
 def test_missing_empty_and_foreign_files_are_refused(path):
     refused(path, "no such file")
     path.mkdir()
-    refused(path, "no such file")
+    refused(path, "not a file; give a .hq file")
     path.rmdir()
     for content in (b"", b"hello, world\n", b"RIFF" + bytes(40), b"H-CODE", b"\x80\x04K\x01."):
         path.write_bytes(content)

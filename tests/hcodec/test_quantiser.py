@@ -273,6 +273,32 @@ def test_dead_codes_are_replaced_from_the_batch():
         assert (rows == row).all(1).any()
 
 
+def test_those_far_from_every_code_replace_the_dead_ones():
+    ours = begun(dead_code_threshold=100.0)  # all are dead
+    x = np.array(ours.embed[...][0, np.zeros((4, 10), int)])  # all where there is a code
+    x[2, 5] += 3.0  # but for this one
+    state = train(ours, x, jax.random.key(0)).state
+    np.testing.assert_array_equal(state.embed[0], np.broadcast_to(x[2, 5], (SIZE, WIDTH)))
+
+
+def test_rounding_does_not_choose_between_equal_rows():
+    """As another number of devices would, the input differs in its last digits."""
+    ours, x = begun(), normal(*SHAPE)
+    embed = np.array(ours.embed[...])
+    twins = embed[:, : SIZE // 2] * (1 + 1e-7 * normal(LAYERS, SIZE // 2, 1))
+    embed[:, SIZE // 2 :] = twins
+    ours.set_state(ours.state._replace(embed=jnp.asarray(embed)))
+    moved = (x * (1 + 3e-7 * normal(*SHAPE, seed=1))).astype(np.float32)
+    (codes, state), (other, other_state) = (
+        (np.asarray(out.codes), out.state)
+        for out in (train(ours, wave, jax.random.key(0)) for wave in (x, moved))
+    )
+    np.testing.assert_array_equal(codes, other)
+    assert codes.max() < SIZE // 2  # the first of two
+    assert (ours.encode(moved) >= SIZE // 2).any()  # what is nearest to the digit
+    np.testing.assert_allclose(state.embed, other_state.embed, atol=1e-5)
+
+
 def test_encode_takes_the_first_of_equals_and_decode_leaves_out_what_was_dropped():
     ours = begun()
     embed = ours.embed[...].at[0, 9].set(ours.embed[...][0, 4])

@@ -119,6 +119,14 @@ def test_codes_of_another_codec_or_other_weights_are_refused(tokenisers, recipe)
         dynamic.decode(dataclasses.replace(file, weights="0" * 16))
 
 
+@pytest.mark.parametrize("rate", [0, -8000])
+def test_decoding_to_a_rate_that_is_not_positive_is_refused(tokenisers, recipe, rate):
+    mine = tokenisers["spectral"]
+    file = mine.encode(speech(recipe, 0.5, 16000), 16000)
+    with pytest.raises(UserError, match=f"^rate {rate}: choose one of at least 1 Hz"):
+        mine.decode(file, rate)
+
+
 def stand_in(monkeypatch, tokens):
     """Coding frame by frame: what overlaps or is left out between windows cannot hide."""
 

@@ -14,8 +14,9 @@ from flax import nnx
 
 from quark_jax import audio
 from quark_jax.cli import main
+from quark_jax.config import from_dict
 from quark_jax.encoders import SSLFeatures
-from quark_jax.hcodec import Codes, HCodecConfig, Tokeniser
+from quark_jax.hcodec import Adversary, AdversaryConfig, Codes, HCodecConfig, Tokeniser
 from quark_jax.interop.files import read_state
 from quark_jax.interop.lm import lm_to_torch
 from quark_jax.lm import LanguageModel, LMConfig
@@ -111,6 +112,17 @@ def test_safetensors_hold_the_same(imported, tmp_path):
     ours, theirs = read_state(pt / "codec.pt"), read_state(safe / "codec.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_discriminators_are_exported_with_their_codec(small_run, tmp_path, kind):
+    out = export(small_run / "codec" / "model", tmp_path / "out", kind)
+    config = from_dict(AdversaryConfig, json.loads((out / "adversary.json").read_text()))
+    path = out / f"adversary{'.pt' if kind == 'torch' else '.safetensors'}"
+    state = Adversary.from_torch(path, config).to_torch()
+    wanted = Adversary.load(small_run / "codec" / "model" / "codec").to_torch()
+    assert state.keys() == wanted.keys() and "discriminators.0.convs.0.0.weight_v" in state
+    assert all(np.array_equal(state[name], wanted[name]) for name in wanted)
 
 
 # The language model

@@ -1,0 +1,93 @@
+"""Every config file loads, and what it names fits together; by shapes alone."""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from quark_jax.config import from_dict, to_dict
+from quark_jax.encoders import FeatureConfig, LogMel, SSLFeatures, Wav2Vec2, Wav2Vec2Config
+from quark_jax.hcodec import HCodecConfig
+from quark_jax.interop import as_shapes
+from quark_jax.lm import LMConfig
+from quark_jax.training.codec import CodecTraining, whole_frames
+from quark_jax.training.codec_step import CodecLearning, Frozen
+from quark_jax.training.lm import LMTraining
+
+ROOT = Path(__file__).parents[1]
+FILES = {kind: sorted((ROOT / "configs" / kind).glob("*.py")) for kind in ("codec", "lm")}
+KINDS = {"codec": CodecTraining, "lm": LMTraining}
+CASES = [
+    pytest.param(kind, path, id=f"{kind}/{path.stem}") for kind in FILES for path in FILES[kind]
+]
+CODECS = [pytest.param(path, id=path.stem) for path in FILES["codec"]]
+# The encoders that the published codecs were trained with, by the channels of their features.
+ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}
+
+
+def load(path: Path) -> dict:
+    return runpy.run_path(str(path))["get_config"]().to_dict()
+
+
+def encoder(config: FeatureConfig, channels: int) -> SSLFeatures:
+    """Features as a run has them, but shapes in the place of an encoder's weights."""
+    if config.kind == "log_mel":
+        return SSLFeatures(config, LogMel())
+    shape = Wav2Vec2Config.preset(ENCODERS[channels])
+    return SSLFeatures(config, as_shapes(lambda rngs: Wav2Vec2(shape, rngs=rngs)))
+
+
+def test_every_folder_of_configs_is_tested():
+    assert {path.parent.name for path in (ROOT / "configs").rglob("*.py")} == set(FILES)
+    assert {p.stem for p in FILES["codec"]} >= {"tiny", "v1_0", "v1_5", "v2_0", "v2_0_6_25hz"}
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES)
+def test_a_config_comes_back_from_json(kind, path):
+    config = from_dict(KINDS[kind], load(path))
+    assert from_dict(KINDS[kind], json.loads(json.dumps(to_dict(config)))) == config
+    assert f"--config configs/{kind}/{path.name} " in path.read_text()
+    if kind == "codec":
+        assert config.codec == HCodecConfig.preset(config.codec.name)
+        if config.codec.name != "tiny":
+            assert path.stem == "v" + config.codec.name.replace(".", "_").replace("-", "_")
+    else:
+        assert config.lm == LMConfig.preset(path.stem)
+
+
+@pytest.mark.parametrize("path", CODECS)
+def test_codec_features_and_discriminators_fit(path):
+    config = from_dict(CodecTraining, load(path))
+    codec = config.codec
+    features = encoder(codec.features, codec.semantic.channels)
+    assert features.channels == codec.semantic.channels
+    perceptual = config.perceptual and SSLFeatures(config.perceptual.features, features.encoder)
+    learning = CodecLearning(codec, config, seed=0)
+    state = jax.eval_shape(learning.init)
+    wave = jax.ShapeDtypeStruct((2, whole_frames(config.data.seconds, codec)), "float32")
+    after, metrics = jax.eval_shape(learning.step, state, wave, Frozen(features, perceptual))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), state
+    )
+    assert ("adversarial" in metrics) == (config.adversary is not None)
+    assert ("perceptual" in metrics) == (config.perceptual is not None)
+
+
+@pytest.mark.parametrize("path", [case for case in CODECS if case.id != "tiny"])
+def test_published_training(path):
+    """What the publication says, and one flag for the folder of both uses of the encoder."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    values(["x", f"--config={path}", "--config.codec.features.folder=encoder"])
+    config = from_dict(CodecTraining, holder.value.to_dict())
+    assert config.codec.features.folder == config.perceptual.features.folder == "encoder"
+    assert config.data.weights == {"speech": 2.0, "music": 1.0, "audio": 1.0}
+    assert (config.data.seconds, config.perceptual.begin) == (5.0, 400_000)
+    assert config.perceptual.begin < config.run.steps and config.adversary.begin == 0
+    for optimiser in (config.optimiser, config.adversary.optimiser):
+        assert (optimiser.peak, optimiser.clip) == (2e-4, 5.0)
+    assert config.perceptual.features.layers == config.codec.features.layers
