@@ -1,3 +1,4 @@
-"""QuarkAudio in JAX: the H-Codec neural codec and one language model for every audio task."""
+"""QuarkAudio in JAX: the H-Codec neural codec, and a language model on its tokens that restores
+speech."""
 
 __version__ = "0.1.0"

@@ -57,7 +57,8 @@ def _seed(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="quark",
-        description="Neural audio codec H-Codec and one language model for every audio task.",
+        description="QuarkAudio: the neural audio codec H-Codec, and a language model on its "
+        "tokens that restores speech.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

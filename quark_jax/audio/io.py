@@ -76,9 +76,10 @@ def read(
 
     Raises:
         UserError: if the file is missing, a folder, not audio, without samples, shorter than its
-            header says, damaged, or holds NaN or infinite samples.
+            header says, damaged, or holds NaN or infinite samples; or if `rate` is not positive.
     """
-    rate = rate or info(path).rate
+    if rate is None:
+        rate = info(path).rate
     return np.concatenate(list(read_blocks(path, rate=rate, mono=mono))), rate
 
 
@@ -103,6 +104,8 @@ def read_blocks(
     """
     if mono not in ("mean", "first"):
         raise ValueError(f"mono: {mono!r} is not known; use 'mean' or 'first'")
+    if rate is not None and rate < 1:
+        raise UserError(f"{path}: rate {rate}: choose one of at least 1 Hz, or None for the file's")
     yielded = 0
     with _open(path) as file:
         resampler = None

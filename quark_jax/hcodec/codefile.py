@@ -90,11 +90,12 @@ def write_codes(path: str | Path, file: CodeFile) -> None:
 
 
 def read_codes(path: str | Path) -> CodeFile:
-    """Read a code file. Raises UserError where it is missing, of another kind or version, cut
-    short or damaged."""
+    """Read a code file. Raises UserError where it is missing, a folder, of another kind or
+    version, cut short or damaged."""
     path = epath.Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a .hq file made by `quark tokenize`")
+        what = "not a file" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}; give a .hq file made by `quark tokenize`")
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
         raise UserError(f"{path}: not a code file; give one made by `quark tokenize`")

@@ -19,6 +19,7 @@ class SeanetConfig:
 
     @property
     def width(self) -> int:
+        """Channels after the last of `strides`, which the recurrent transformer has."""
         return self.filters * 2 ** len(self.strides)
 
 

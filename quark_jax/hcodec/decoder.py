@@ -32,6 +32,8 @@ class SubPixelUpsample(nnx.Module):
         self.factor = factor
 
     def __call__(self, x: jax.Array, mask: Mask, upsampled: Mask) -> jax.Array:
+        """[batch, time, inputs] -> [batch, time * factor, width]; `mask` is of what comes in (not
+        needed: each frame is by itself), `upsampled` [batch, time * factor, 1] of what goes out."""
         y = self.expand(x)
         y = y.reshape(y.shape[0], y.shape[1] * self.factor, -1)
         return self.smooth(masked(y, upsampled))
@@ -45,6 +47,8 @@ class RepeatUpsample(nnx.Module):
         self.factor = factor
 
     def __call__(self, x: jax.Array, mask: Mask, upsampled: Mask) -> jax.Array:
+        """[batch, time, inputs] -> [batch, time * factor, width]; `mask` is of what comes in,
+        `upsampled` of what goes out (not needed: zeros stay zeros when repeated)."""
         return self.conv(jnp.repeat(masked(x, mask), self.factor, axis=1))
 
 
@@ -59,6 +63,7 @@ class ResidualBlock(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: jax.Array, mask: Mask, key: jax.Array | None) -> jax.Array:
+        """[batch, time, width] -> the same shape; `key` turns dropout on (training)."""
         full = None if mask is None else jnp.broadcast_to(mask, x.shape)
         y = self.conv1(masked(jax.nn.silu(self.norm1(x, mask=full)), mask))
         y = jax.nn.silu(self.norm2(y, mask=full))

@@ -109,7 +109,11 @@ def kmeans(
 
 
 class ResidualQuantiser(nnx.Module):
-    """Layer i quantises what the layers before it left over; the output is the sum."""
+    """Layer i quantises what the layers before it left over; the output is the sum.
+
+    Its codebooks and their statistics are `QuantiserState`, not parameters: `train` gives their
+    next values, `set_state` puts them in.
+    """
 
     def __init__(self, config: QuantiserConfig, *, rngs: nnx.Rngs):
         shape = (config.codebooks, config.codebook_size, config.width)
@@ -137,11 +141,13 @@ class ResidualQuantiser(nnx.Module):
 
     @property
     def state(self) -> QuantiserState:
+        """Codebooks and statistics as they are."""
         return QuantiserState(
             self.embed[...], self.sums[...], self.counts[...], self.initialised[...]
         )
 
     def set_state(self, state: QuantiserState) -> None:
+        """Replace codebooks and statistics, in place, with arrays of the same shapes."""
         for name, value in state._asdict().items():
             getattr(self, name).set_value(value)
 

@@ -35,7 +35,10 @@ def _reflect(x: jax.Array, left: int, right: int, lengths: jax.Array | None) -> 
 
 class WeightNormConv(nnx.Module):
     """Convolution with kernel gain * direction / |direction| (norm over all but the outputs) and a
-    bias; its input is padded by reflection."""
+    bias; its input is padded by reflection.
+
+    Kernel [kernel, inputs, outputs], gain and bias [outputs].
+    """
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class WeightNormConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, mask: Mask = None) -> jax.Array:
-        """[batch, time, inputs] -> [batch, ceil(time / stride), outputs]."""
+        """[batch, time, inputs] -> [batch, ceil(time / stride), outputs]; `mask` [batch, time, 1]
+        is of what comes in: reflection is about each item's own last frame."""
         direction = self.direction[...]
         norm = jnp.sqrt(jnp.sum(direction**2, axis=(0, 1)))
         kernel = (direction * (self.gain[...] / norm)).astype(self.dtype or x.dtype)
@@ -85,6 +89,7 @@ class ResidualUnit(nnx.Module):
         self.shortcut = WeightNormConv(width, width, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: Mask = None) -> jax.Array:
+        """[batch, time, width] -> the same shape."""
         y = self.widen(elu(self.narrow(elu(x), mask)), mask)
         return self.shortcut(x, mask) + y
 

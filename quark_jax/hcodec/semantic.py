@@ -24,6 +24,7 @@ class ResidualUnit(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
+        """[batch, time, width] -> the same shape."""
         y = self.conv(masked(elu(x), mask))
         return x + self.point(elu(y))
 
@@ -42,6 +43,7 @@ class UpConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
+        """[batch, time, width] -> [batch, time * stride, width]; `mask` is of what comes in."""
         dtype = self.dtype or x.dtype
         kernel = self.kernel[...].astype(dtype)
         stride, (batch, frames, width) = kernel.shape[0] // 2, x.shape

@@ -73,7 +73,7 @@ class Tokeniser:
         damaged or does not fit."""
         folder = epath.Path(folder)
         path = folder / "config.json"
-        fields = read_json(path, "give a folder that training wrote")
+        fields = read_json(path, "give a codec folder that training or `quark import` wrote")
         config = from_dict(HCodecConfig, fields, str(path))
         if encoder := config.features.folder:  # relative to this one
             config = config.with_encoder(str(folder / encoder))
@@ -176,7 +176,7 @@ class Tokeniser:
         """Wave [samples] and its rate in Hz: that of the recording, or `rate`.
 
         At the recording's rate it has exactly the recording's length. Raises UserError where the
-        codes are not of this codec.
+        codes are not of this codec, or the rate is not positive.
         """
         mine = (self.config.name, self.weights_hash)
         if (file.codec, file.weights) != mine:
@@ -184,7 +184,12 @@ class Tokeniser:
                 f"codes of codec {file.codec} with weights {file.weights} do not fit codec "
                 f"{mine[0]} with weights {mine[1]}; decode them with the model that made them"
             )
-        rate = rate or file.source_rate
+        if rate is None:
+            rate = file.source_rate
+        elif rate < 1:
+            raise UserError(
+                f"rate {rate}: choose one of at least 1 Hz, or None for the recording's"
+            )
         wave = audio.resample(self._decode(file.codes), self.config.sample_rate, rate)
         samples = round(file.source_samples * rate / file.source_rate)
         return np.pad(wave, (0, max(0, samples - len(wave))))[:samples], rate

@@ -52,8 +52,9 @@ def import_codec(
 
     Args:
       state: its weights, a .safetensors or .pt file or a Hugging Face folder.
-      features: Hugging Face folder of the encoder of its features, which is copied beside it. None
-        leaves it out: such a codec decodes, and encodes from features that are given.
+      features: Hugging Face folder of the encoder of its features, which is copied inside the
+        codec's folder. None leaves it out: such a codec decodes, and encodes from features that are
+        given.
 
     Raises UserError, and leaves nothing behind, where a tensor is missing, unexpected or
     misshapen, the encoder does not fit the codec, or there is a codec in `folder` already.

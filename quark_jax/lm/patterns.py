@@ -37,14 +37,17 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
+        """The token of places where nothing stands."""
         return self.acoustic + self.semantic
 
     @property
     def end(self) -> int:
+        """The token of the step after the last."""
         return self.acoustic + self.semantic + 1
 
     @property
     def size(self) -> int:
+        """How many tokens there are, PAD and END among them."""
         return self.acoustic + self.semantic + 2
 
     def first(self, stream):

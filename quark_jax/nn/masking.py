@@ -20,6 +20,6 @@ def masked(x: jax.Array, mask: Mask) -> jax.Array:
     return x if mask is None else jnp.where(mask, x, 0)
 
 
-def key_mask(mask: Mask) -> Mask:
-    """`mask` [batch, time, 1] as an attention mask over keys [batch, 1, 1, time]."""
+def key_mask(mask: Mask) -> jax.Array | None:
+    """`mask` [batch, time, 1] as an attention mask over keys, [batch, 1, 1, time]; None stays."""
     return None if mask is None else mask[:, None, None, :, 0]

@@ -47,7 +47,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data: Any, config: Mapping[str, Any]) -> None:
-        """Save `state` (a pytree of arrays), the iterator `data`'s position and `config`."""
+        """Save `state` (a pytree of arrays), the iterator `data`'s position and `config`. A step
+        that is there already is left as it is."""
         if step in self._manager.all_steps():
             return
         self._manager.save(

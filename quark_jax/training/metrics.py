@@ -29,12 +29,14 @@ class MetricWriter:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One row of metrics.jsonl, there at once, and a point of each scalar in TensorBoard."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Write what TensorBoard still holds back, and close both."""
         self._file.close()
         self._board.close()
 

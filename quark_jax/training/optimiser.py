@@ -15,8 +15,8 @@ class OptimiserConfig:
 
     peak: float = 2e-4
     warmup: int = 0  # steps
-    decay: float = 1.0
-    floor: float = 0.02
+    decay: float = 1.0  # factor per step after the warm-up
+    floor: float = 0.02  # share of `peak`
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
