@@ -1,0 +1,57 @@
+"""H-Codec 1.5 (16 kHz, at most 25 Hz, dynamic), in its published size.
+
+    python launch/train_codec.py --config configs/codec/v1_5.py --workdir runs/codec-1.5 \
+        --config.data.manifest corpus.jsonl --config.codec.features.folder wav2vec2-large-xlsr-53
+
+The manifest has the domains speech, music and audio; recordings of split "heldout" are kept for
+evaluation. The folder is that of wav2vec2-large-xlsr-53 from Hugging Face; its features are the
+semantic stream's and, without compression, those of the perceptual loss.
+
+Published are the codec, 5 s cuts of speech, music and audio 2 : 1 : 1, the rates of 2e-4, the
+clipping at 5 and the step at which the perceptual loss joins. The rest is chosen here: losses and
+discriminators as in DAC, perceptual weight, batch, steps, AdamW without warm-up or decay.
+
+Memory, computed from shapes: the codec has 678.4 M parameters, the discriminators 42.5 M. The state
+(parameters, two moments of each, codebooks and their statistics) takes 8.68 GB in float32, all
+gradients 2.88 GB, the frozen encoder 1.26 GB, and as much again where there are several devices
+(each of its uses has a copy). What a step holds besides, activations above all, comes on top and
+grows with the batch and the cut; --config.run.mesh.fsdp splits the state over devices.
+"""
+
+from dataclasses import replace
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from quark_jax.config import to_dict
+from quark_jax.hcodec import AdversaryConfig, HCodecConfig
+from quark_jax.hcodec.losses import LossConfig
+from quark_jax.training.codec import CodecData, CodecTraining
+from quark_jax.training.codec_step import AdversarialConfig, PerceptualConfig
+from quark_jax.training.loop import RunConfig
+from quark_jax.training.optimiser import OptimiserConfig
+
+
+def get_config() -> ConfigDict:
+    codec = HCodecConfig.preset("1.5")
+    optimiser = OptimiserConfig(peak=2e-4, clip=5.0)
+    config = ConfigDict(
+        to_dict(
+            CodecTraining(
+                codec=codec,
+                data=CodecData(
+                    weights={"speech": 2, "music": 1, "audio": 1}, seconds=5.0, batch_size=32
+                ),
+                losses=LossConfig(perceptual=1.0),
+                optimiser=optimiser,
+                adversary=AdversarialConfig(AdversaryConfig.preset("16khz"), optimiser),
+                perceptual=PerceptualConfig(replace(codec.features, compress=False), begin=400_000),
+                run=RunConfig(steps=1_000_000, log_every=100, eval_every=10_000, save_every=5_000),
+            )
+        )
+    )
+    # One encoder, and one field for it on the command line.
+    folder = placeholder(str)
+    config.codec.features.folder = folder
+    config.perceptual.features.folder = folder
+    return config
