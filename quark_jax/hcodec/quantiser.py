@@ -160,38 +160,44 @@ class ResidualQuantiser(nnx.Module):
         config = self.config
         x = masked(x.astype(jnp.float32), mask)
         valid = jnp.ones(x.shape[:2], bool) if mask is None else mask[..., 0]
-        keep_key, *layer_keys = jax.random.split(key, config.codebooks + 1)
+        keys = jax.random.split(key, config.codebooks + 1)
         kept = config.codebooks
         if config.dropout:
-            kept = jax.random.randint(keep_key, (), 1, config.codebooks + 1)
+            kept = jax.random.randint(keys[0], (), 1, config.codebooks + 1)
 
         tie = _TIE * jax.lax.stop_gradient(jnp.sum(x**2, axis=-1))
-        residual, output = x, jnp.zeros_like(x)
-        codes, losses, states = [], [], []
-        for i, layer_key in enumerate(layer_keys):
+        count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
+
+        def layer(carry: tuple[jax.Array, jax.Array], of: tuple):
+            residual, output = carry
+            i, before, key = of
             on = i < kept
             held = jax.lax.stop_gradient(residual)
-            before = QuantiserState(*(value[i] for value in self.state))
             # A dropped layer does not begin either: what is left of the kept ones is not its input.
             begins = ~before.initialised & on & jnp.any(valid)
-            before = self._begin(before, held, valid, tie, layer_key, begins)
-            index = nearest(held, before.embed, tie)
-            row = before.embed[index]
-            count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
+            begun = self._begin(before, held, valid, tie, key, begins)
+            index = nearest(held, begun.embed, tie)
+            row = begun.embed[index]
             loss = jnp.sum(masked((row - residual) ** 2, valid[..., None])) / count
             output = output + jnp.where(on, rotate_to(residual, row), 0)
-            after = self._move(before, held, index, valid)
+            after = self._move(begun, held, index, valid)
             error = jnp.maximum(jnp.sum((held - row) ** 2, axis=-1), tie)
-            after = self._revive(after, held, error, valid, jax.random.fold_in(layer_key, 1))
-            states.append(jax.tree.map(lambda a, b, on=on: jnp.where(on, a, b), after, before))
-            losses.append(jnp.where(on, loss, 0))
-            codes.append(jnp.where(on & valid, index, DROPPED))
+            after = self._revive(after, held, error, valid, jax.random.fold_in(key, 1))
+            after = jax.tree.map(lambda a, b: jnp.where(on, a, b), after, begun)
+            codes = jnp.where(on & valid, index, DROPPED)
             residual = residual - jnp.where(on, row, 0)
+            return (residual, output), (after, jnp.where(on, loss, 0), codes)
+
+        (_, output), (state, losses, codes) = jax.lax.scan(
+            layer,
+            (x, jnp.zeros_like(x)),
+            (jnp.arange(config.codebooks), self.state, keys[1:]),
+        )
         return Quantised(
             output=jnp.where(valid[..., None], output, 0),
-            codes=jnp.stack(codes, axis=1),
-            commitment=jnp.mean(jnp.stack(losses)),
-            state=jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+            codes=codes.swapaxes(0, 1),
+            commitment=jnp.mean(losses),
+            state=state,
         )
 
     def _begin(self, state: QuantiserState, x, valid, tie, key, begins) -> QuantiserState:

@@ -103,7 +103,7 @@ def main() -> None:
                 codec_training.train(codec_config(**run), item["workdir"])
             case "demo":
                 config = demo.codec_config(samples_manifest())
-                config = replace(config, run=replace(RUN, eval_every=0, **run))
+                config = replace(config, run=replace(RUN, **run))
                 codec_training.train(config, item["workdir"])
             case "tokenise":
                 make_dataset(**folders)
