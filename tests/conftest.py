@@ -23,6 +23,13 @@ FOLDER = Path(__file__).parent / "golden"
 SMALL = Path(__file__).parent / "training" / "small.py"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: pytest-xdist hands files out in this order, and the last one
+    should not be long."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"tests_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

@@ -13,11 +13,10 @@ discriminators as in DAC, perceptual weight, batch, steps, AdamW without warm-up
 
 Memory, computed from shapes: the codec has 137.1 M parameters, the discriminators 42.5 M. The state
 (parameters, two moments of each, codebooks and their statistics) takes 2.19 GB in float32, all
-gradients 0.72 GB, the frozen encoder 0.38 GB, and as much again where there are several devices
-(each of its uses has a copy). What a step holds besides, activations above all, comes on top and
-grows with the batch and the cut; --config.run.mesh.fsdp splits the state over devices. XLA's count
-for one step that was compiled for a CPU, in float32: 2.94 GB of arguments (state, and the encoder
-twice) and at batch 1 temporary memory of 1.76 GB for cuts of 1 s, 2.40 GB for 5 s.
+gradients 0.72 GB, the frozen encoder 0.38 GB. What a step holds besides, activations above all,
+comes on top and grows with the batch and the cut; --config.run.mesh.fsdp splits the state over
+devices. XLA's count for one step that was compiled for a CPU, in float32: at batch 1 temporary
+memory of 1.76 GB for cuts of 1 s, 2.40 GB for 5 s.
 """
 
 from dataclasses import replace

@@ -13,9 +13,9 @@ discriminators as in DAC, perceptual weight, batch, steps, AdamW without warm-up
 
 Memory, computed from shapes: the codec has 678.4 M parameters, the discriminators 42.5 M. The state
 (parameters, two moments of each, codebooks and their statistics) takes 8.68 GB in float32, all
-gradients 2.88 GB, the frozen encoder 1.26 GB, and as much again where there are several devices
-(each of its uses has a copy). What a step holds besides, activations above all, comes on top and
-grows with the batch and the cut; --config.run.mesh.fsdp splits the state over devices.
+gradients 2.88 GB, the frozen encoder 1.26 GB. What a step holds besides, activations above all,
+comes on top and grows with the batch and the cut; --config.run.mesh.fsdp splits the state over
+devices.
 """
 
 from dataclasses import replace

@@ -13,9 +13,9 @@ discriminators as in DAC, perceptual weight, batch, steps, AdamW without warm-up
 
 Memory, computed from shapes: the codec has 1243.2 M parameters, the discriminators 42.5 M. The
 state (parameters, two moments of each, codebooks and their statistics) takes 15.56 GB in float32,
-all gradients 5.14 GB, the frozen encoder 0.38 GB, and as much again where there are several devices
-(each of its uses has a copy). What a step holds besides, activations above all, comes on top and
-grows with the batch and the cut; --config.run.mesh.fsdp splits the state over devices.
+all gradients 5.14 GB, the frozen encoder 0.38 GB. What a step holds besides, activations above all,
+comes on top and grows with the batch and the cut; --config.run.mesh.fsdp splits the state over
+devices.
 """
 
 from dataclasses import replace

@@ -57,10 +57,9 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
             f"codec.semantic.channels: {codec_config.semantic.channels}, but the features have "
             f"{features.channels}; make them equal"
         )
-    perceptual = None
-    if config.perceptual:
-        same = config.perceptual.features.folder == codec_config.features.folder
-        perceptual = SSLFeatures(config.perceptual.features, features.encoder if same else None)
+    frozen = Frozen(features)
+    if config.perceptual and config.perceptual.features.folder != codec_config.features.folder:
+        frozen = Frozen(features, SSLFeatures(config.perceptual.features))
     training, heldout = _split(data.manifest)
     batches = codec_batches(
         training,
@@ -84,7 +83,7 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         workdir=workdir,
         evaluate=_evaluation(config, learning, features, heldout),
         label="codec",
-        frozen=Frozen(features, perceptual),
+        frozen=frozen,
     )
     tokeniser = Tokeniser(learning.codec(state), features)
     folder = epath.Path(workdir) / "model" / "codec"

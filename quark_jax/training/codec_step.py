@@ -94,7 +94,7 @@ class Frozen(NamedTuple):
     """Networks that a step uses and does not change."""
 
     features: SSLFeatures  # of the semantic stream
-    perceptual: SSLFeatures | None  # that the perceptual loss compares
+    perceptual: SSLFeatures | None = None  # for the perceptual loss; None: the same encoder
 
 
 class CodecState(NamedTuple):
@@ -188,7 +188,7 @@ class CodecLearning:
         adversary, terms, gradients, metrics = self._judge(state, wave, made)
         for more in (
             self._gradients(lambda made: {"mel": mel_loss(wave, made, rate)}, made),
-            self._perceive(state.step, wave, made, frozen.perceptual),
+            self._perceive(state.step, wave, made, frozen),
         ):
             terms |= more[0]
             gradients |= more[1]
@@ -248,11 +248,13 @@ class CodecLearning:
         return terms, {", ".join(terms): pull(weights)[0]}
 
     def _perceive(
-        self, step: jax.Array, wave: jax.Array, made: jax.Array, encoder: SSLFeatures | None
+        self, step: jax.Array, wave: jax.Array, made: jax.Array, frozen: Frozen
     ) -> tuple[Terms, Terms]:
         """The perceptual loss from the step on that it begins at."""
-        if encoder is None:
+        config = self._config.perceptual
+        if config is None:
             return {}, {}
+        encoder = frozen.perceptual or SSLFeatures(config.features, frozen.features.encoder)
         distance = self._config.losses.perceptual_distance
 
         def features(wave: jax.Array) -> jax.Array:
@@ -265,7 +267,7 @@ class CodecLearning:
                 made,
             )
 
-        begun = step >= self._config.perceptual.begin
+        begun = step >= config.begin
         return jax.lax.cond(begun, active, _zeros_of(active), made)
 
     def _judge(

@@ -41,11 +41,7 @@ CODEC = replace(
 )
 # They begin after the first checkpoint.
 ADVERSARY = AdversarialConfig(
-    AdversaryConfig(
-        periods=(3,), period_widths=(4, 8), windows=(512,), bands=((0, 0.5), (0.5, 1)), band_width=4
-    ),
-    OPTIMISER,
-    begin=5,
+    AdversaryConfig(periods=(3,), period_widths=(4, 8), windows=()), OPTIMISER, begin=5
 )
 LM = LMConfig.preset("tiny", layers=2, width=32, heads=2, kv_heads=2, mlp=64, stack_features=True)
 

@@ -59,8 +59,7 @@ def learn(codec_config, config: LearningConfig, steps: int = 1) -> Learned:
     states, metrics = [jax.jit(learning.init)()], []
     step = jax.jit(learning.step)
     for number in range(steps):
-        frozen = Frozen(FEATURES, FEATURES if config.perceptual else None)
-        state, values = step(states[-1], waves(seed=number), frozen)
+        state, values = step(states[-1], waves(seed=number), Frozen(FEATURES))
         states.append(state)
         metrics.append({name: float(value) for name, value in values.items()})
     return Learned(learning, states, metrics)
@@ -146,13 +145,11 @@ def test_weights_are_averaged(everything):
 
 
 def test_balanced_losses_share_a_gradient_of_the_given_norm(codec_config):
-    def learned(norm: float) -> Learned:
-        losses = LossConfig(balance=True, balance_norm=norm, semantic=0.0, commitment=0.0)
-        return learn(codec_config, LearningConfig(losses=losses), steps=2)
-
-    (_, states, one), (_, _, three) = learned(1.0), learned(3.0)
-    assert three[0]["gradient_norm"] == pytest.approx(3 * one[0]["gradient_norm"], rel=1e-4)
+    """A millionth of one leaves next to nothing of the gradient, whatever the losses weigh."""
+    losses = LossConfig(balance=True, balance_norm=1e-6, semantic=0.0, commitment=0.0)
+    _, states, rows = learn(codec_config, LearningConfig(losses=losses), steps=2)
     assert [float(state.balancer.count["mel"]) for state in states] == pytest.approx([0, 1, 1.999])
+    assert 0 < rows[0]["gradient_norm"] < 1e-3
 
 
 def test_bfloat16_computes_on_float32_parameters(codec_config, plain):
