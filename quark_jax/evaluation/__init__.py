@@ -1,5 +1,24 @@
-"""How good audio is: metrics that compare an estimate with its reference."""
+"""How good audio is: metrics that compare an estimate with its reference or judge it alone."""
 
 from quark_jax.evaluation.metrics import log_spectral_distance, mel_distance, si_sdr, stoi
+from quark_jax.evaluation.quality import (
+    MissingPackage,
+    dnsmos,
+    pesq_wb,
+    speaker_similarity,
+    transcribe_english,
+    word_error_rate,
+)
 
-__all__ = ["log_spectral_distance", "mel_distance", "si_sdr", "stoi"]
+__all__ = [
+    "MissingPackage",
+    "dnsmos",
+    "log_spectral_distance",
+    "mel_distance",
+    "pesq_wb",
+    "si_sdr",
+    "speaker_similarity",
+    "stoi",
+    "transcribe_english",
+    "word_error_rate",
+]

@@ -25,7 +25,7 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     10 log10(|a s|^2 / |a s - x|^2) with a = <x, s> / <s, s>, s the reference and x the estimate; no
     mean is removed. Infinite for a perfect estimate, minus infinite for an orthogonal one.
     """
-    reference, estimate = _pair(reference, estimate, shortest=1, sound=True)
+    reference, estimate = check_pair(reference, estimate, shortest=1, sound=True)
     target = np.dot(estimate, reference) / np.dot(reference, reference) * reference
     kept, lost = np.sum(target**2), np.sum((target - estimate) ** 2)
     with np.errstate(divide="ignore"):
@@ -46,7 +46,7 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int) -> floa
         rate: in Hz.
     """
     longest = max(MEL_SCALES)
-    reference, estimate = _pair(reference, estimate, shortest=longest // 2 + 1)
+    reference, estimate = check_pair(reference, estimate, shortest=longest // 2 + 1)
     distances = []
     for window, bands in MEL_SCALES.items():
         filters = mel_filterbank(rate, window, bands).astype(np.float64)
@@ -68,7 +68,7 @@ def log_spectral_distance(
     Args:
         n_fft, hop: window (periodic Hann) and step in samples; frames centred, edges reflected.
     """
-    reference, estimate = _pair(reference, estimate, shortest=n_fft // 2 + 1)
+    reference, estimate = check_pair(reference, estimate, shortest=n_fft // 2 + 1)
     frames = []
     for magnitudes in _magnitudes(reference, estimate, n_fft, hop):
         powers = np.log10(magnitudes**2 + _POWER_FLOOR)
@@ -83,7 +83,9 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:
         rate: in Hz; pystoi resamples to 10 kHz.
     """
     # 30 frames of 256 samples at 10 kHz, half overlapped, are the least that STOI is defined on.
-    reference, estimate = _pair(reference, estimate, shortest=-(-rate * 4096 // 10_000), sound=True)
+    reference, estimate = check_pair(
+        reference, estimate, shortest=-(-rate * 4096 // 10_000), sound=True
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
         try:
@@ -95,26 +97,34 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:
             ) from warning
 
 
-def _pair(
+def check_wave(name: str, wave: np.ndarray, *, shortest: int, sound: bool = False) -> np.ndarray:
+    """The wave [samples] as float64; UserError, which calls it `name`, where it is no such thing,
+    has fewer than `shortest` samples, is not finite, or silent and `sound` is needed."""
+    wave = np.asarray(wave, np.float64)
+    if wave.ndim != 1:
+        raise UserError(f"{name}: shape {list(wave.shape)}; give one channel, [samples]")
+    if len(wave) < shortest:
+        raise UserError(f"{name}: {len(wave)} samples; this metric needs {shortest} or more")
+    if not np.isfinite(wave).all():
+        raise UserError(f"{name}: holds NaN or infinite samples; repair the recording")
+    if sound and not wave.any():
+        raise UserError(f"{name}: is silent; this metric needs sound")
+    return wave
+
+
+def check_pair(
     reference: np.ndarray, estimate: np.ndarray, *, shortest: int, sound: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, once they can be compared."""
-    waves = np.asarray(reference, np.float64), np.asarray(estimate, np.float64)
-    for name, wave in zip(("reference", "estimate"), waves, strict=True):
-        if wave.ndim != 1:
-            raise UserError(f"{name}: shape {list(wave.shape)}; give one channel, [samples]")
-        if len(wave) < shortest:
-            raise UserError(f"{name}: {len(wave)} samples; this metric needs {shortest} or more")
-        if not np.isfinite(wave).all():
-            raise UserError(f"{name}: holds NaN or infinite samples; repair the recording")
-        if sound and not wave.any():
-            raise UserError(f"{name}: is silent; this metric needs sound in both")
-    if len(waves[0]) != len(waves[1]):
+    """Both as `check_wave` gives them, once they can be compared: UserError also where they differ
+    in length."""
+    reference = check_wave("reference", reference, shortest=shortest, sound=sound)
+    estimate = check_wave("estimate", estimate, shortest=shortest, sound=sound)
+    if len(reference) != len(estimate):
         raise UserError(
-            f"estimate: {len(waves[1])} samples, the reference has {len(waves[0])}; "
+            f"estimate: {len(estimate)} samples, the reference has {len(reference)}; "
             "cut or pad them to one length"
         )
-    return waves
+    return reference, estimate
 
 
 def _magnitudes(reference: np.ndarray, estimate: np.ndarray, n_fft: int, hop: int):
