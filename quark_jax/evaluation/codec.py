@@ -90,13 +90,15 @@ def draw(
     *,
     split: str = "heldout",
     language: str | None = None,
+    with_text: bool = False,
     seconds: tuple[float, float] = (SECONDS_MIN, SECONDS_MAX),
     seed: int = 0,
 ) -> list[Entry]:
     """At most `clips` recordings of a split, evenly over its speakers.
 
     Every speaker's are shuffled by `seed`; then all speakers, by name, give one in turn. Left out
-    are recordings outside `seconds` (least, most), or not in `language` where one is named.
+    are recordings outside `seconds` (least, most), not in `language` where one is named, and
+    `with_text` those whose words are not known.
 
     Raises:
         UserError: where none is left.
@@ -104,6 +106,7 @@ def draw(
     speakers = defaultdict(list)
     for entry in entries:
         asked = entry.split == split and language in (None, entry.language)
+        asked = asked and (bool(entry.text) or not with_text)
         if asked and seconds[0] <= _seconds(entry) <= seconds[1]:
             speakers[entry.speaker].append(entry)
     if not speakers:
@@ -293,14 +296,16 @@ def _report(
     seconds = sum(record["seconds"] for record in records)
     speakers = len({entry.speaker for entry in entries})
     failures = [f"{r['id']}: {failure}" for r in records for failure in r["failures"]]
-    language = f"in language {options.language!r} " if options.language else ""
+    only = f"in language {options.language!r} " if options.language else ""
+    only += "whose words are known " if options.with_text else ""
     short = f" of {options.clips} asked for" if len(entries) < options.clips else ""
     lines = [
         f"# Codec H-Codec {config.name}, weights {tokeniser.weights_hash}",
         "",
         f"{len(entries)} clips{short}, {seconds:.0f} s, of {speakers} speakers, drawn by seed "
         f"{options.seed} from the recordings of split {options.split!r} in "
-        f"{options.manifest.name} {language}that last {options.seconds_min:g} to {options.seconds_max:g} s.",
+        f"{options.manifest.name} {only}that last {options.seconds_min:g} to "
+        f"{options.seconds_max:g} s.",
         "",
         table(records, options.seed),
         "",
@@ -333,6 +338,7 @@ def _run(options: argparse.Namespace) -> None:
         options.clips,
         split=options.split,
         language=options.language,
+        with_text=options.with_text,
         seconds=lengths,
         seed=options.seed,
     )
@@ -348,6 +354,7 @@ def _run(options: argparse.Namespace) -> None:
         "manifest": options.manifest.name,
         "split": options.split,
         "language": options.language,
+        "with_text": options.with_text,
         "seconds": lengths,
         "seed": options.seed,
         "threshold": options.threshold,
@@ -380,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the report, .md")
     parser.add_argument("--split", default="heldout", help="(default: heldout)")
     parser.add_argument("--language", help="of the clips, as the manifest has it (default: any)")
+    parser.add_argument("--with-text", action="store_true", help="clips whose words are known")
     parser.add_argument("--clips", type=_positive, default=50, help="at most (default: 50)")
     parser.add_argument("--seconds-min", type=float, default=SECONDS_MIN, help="(default: 2)")
     parser.add_argument("--seconds-max", type=float, default=SECONDS_MAX, help="(default: 30)")

