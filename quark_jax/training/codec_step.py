@@ -108,11 +108,6 @@ class CodecState(NamedTuple):
     adversary: Learner | None
     balancer: BalancerState | None
 
-    @property
-    def evaluated(self) -> nnx.State:
-        """The parameters that the codec is evaluated and saved with."""
-        return self.codec.params if self.average is None else self.average
-
 
 class CodecLearning:
     """How the codec of one config learns: `init` makes a state, `step` the next one."""
@@ -192,20 +187,7 @@ class CodecLearning:
         ):
             terms |= more[0]
             gradients |= more[1]
-        balancer = state.balancer
-        if losses.balance:
-            active = {name: state.step >= begin for name, begin in self._begins.items()}
-            weights = {name: getattr(losses, name) for name in self._begins}
-            wave_gradient, balancer = balance(
-                gradients,
-                weights,
-                balancer,
-                active=active,
-                decay=losses.balance_decay,
-                norm=losses.balance_norm,
-            )
-        else:
-            wave_gradient = sum(gradients.values())
+        wave_gradient, balancer = self._wave_gradient(state, gradients)
         (gradient,) = pull(
             (wave_gradient, jnp.float32(losses.semantic), jnp.float32(losses.commitment))
         )
@@ -227,6 +209,21 @@ class CodecLearning:
             balancer=balancer,
         )
         return after, metrics
+
+    def _wave_gradient(
+        self, state: CodecState, gradients: Terms
+    ) -> tuple[jax.Array, BalancerState | None]:
+        losses = self._config.losses
+        if not losses.balance:
+            return sum(gradients.values()), None
+        return balance(
+            gradients,
+            {name: getattr(losses, name) for name in gradients},
+            state.balancer,
+            active={name: state.step >= self._begins[name] for name in gradients},
+            decay=losses.balance_decay,
+            norm=losses.balance_norm,
+        )
 
     def threshold(self, key: jax.Array) -> jax.Array | None:
         """Similarity at or below which segments begin, drawn for a step; None at a fixed rate."""

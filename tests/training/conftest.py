@@ -32,11 +32,11 @@ def eight(trainers, plan, small, once) -> Path:
 
 @pytest.fixture(scope="session")
 def eight_otherwise(trainers, plan, small, once) -> Path:
-    """The first steps of `eight`, each model on the other's mesh."""
+    """The first steps of `eight`, before discriminators join, each model on the other's mesh."""
 
     def make(folder: Path) -> None:
         run = {"steps": 3}
-        codec = plan("codec", folder / "codec", mesh=small.SPLIT, run=run)
+        codec = plan("plain", folder / "codec", mesh=small.SPLIT, run=run)
         trainers.run([codec, plan("lm", folder / "lm", run=run)], devices=8)
 
     return once("otherwise", make)
