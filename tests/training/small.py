@@ -2,9 +2,9 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
-Each item is of kind "codec", "plain" (a codec without discriminators), "demo" (as many steps of the codec that the demo trains), "tokenise"
-or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the folders `codec` and
-`dataset`.
+Each item is of kind "codec", "plain" (that codec without discriminators), "demo" (as many steps of
+the codec that the demo trains), "tokenise" or "lm". `run` and `mesh` change those configs;
+"tokenise" and "lm" take the folders `codec` and `dataset`.
 """
 
 import json
