@@ -28,6 +28,7 @@ from data_pipelines.debian_packages import SETS, find_package
 from data_pipelines.manifests import Entry, read_manifest, write_manifest
 from data_pipelines.simulation import is_silent, limit_peak
 from quark_jax import audio
+from quark_jax.commands import guarded
 from quark_jax.errors import UserError
 from quark_jax.files import replacing
 
@@ -308,21 +309,20 @@ def _main() -> int:
     parser.add_argument("--debs", type=Path, help="folder of downloaded packages (OUT/debs)")
     parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
     given = parser.parse_args()
-    try:
-        entries, left_out = build(
-            given.out,
-            given.packages or SETS[given.set],
-            rate=given.rate,
-            debs=given.debs,
-            workers=given.workers,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return guarded(lambda: _make(given))
+
+
+def _make(given: argparse.Namespace) -> None:
+    entries, left_out = build(
+        given.out,
+        given.packages or SETS[given.set],
+        rate=given.rate,
+        debs=given.debs,
+        workers=given.workers,
+    )
     print(f"{given.out / MANIFEST}\n{_summary(entries, left_out)}")
     if left_out:
         print(f"the reasons are in {given.out / 'left_out.jsonl'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data_pipelines.simulation import is_silent
 from quark_jax import audio
+from quark_jax.commands import guarded
 from quark_jax.errors import UserError
 
 AUDIO_SUFFIXES = frozenset(
@@ -342,28 +343,27 @@ def _main() -> int:
     parser.add_argument("--split", default="train", help="written to every line (default: train)")
     parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
     given = parser.parse_args()
-    try:
-        result = scan(
-            given.folder,
-            language=given.language,
-            licence=given.licence,
-            split=given.split,
-            workers=given.workers,
-        )
-        for path, reason in result.rejected:
-            print(f"left out {path}: {reason}", file=sys.stderr)
-        if not result.entries:
-            raise UserError(f"{given.folder}: none of its audio files can be used")
-        write_manifest(result.entries, given.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return guarded(lambda: _scan_and_write(given))
+
+
+def _scan_and_write(given: argparse.Namespace) -> None:
+    result = scan(
+        given.folder,
+        language=given.language,
+        licence=given.licence,
+        split=given.split,
+        workers=given.workers,
+    )
+    for path, reason in result.rejected:
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if not result.entries:
+        raise UserError(f"{given.folder}: none of its audio files can be used")
+    write_manifest(result.entries, given.out)
     hours = sum(entry.seconds for entry in result.entries) / 3600
     print(
         f"{given.out}: {len(result.entries)} recordings, {hours:.2f} h; "
         f"{len(result.rejected)} left out"
     )
-    return 0
 
 
 if __name__ == "__main__":

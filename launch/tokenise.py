@@ -6,7 +6,7 @@ python launch/tokenise.py --manifest corpus.jsonl --codec runs/x/model/codec --o
 from absl import app, flags
 
 from data_pipelines import SpeechRestoration, read_manifest, tokenise
-from quark_jax.cli import guarded
+from quark_jax.commands import guarded
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 

@@ -3,7 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
-from quark_jax.cli import guarded
+from quark_jax.commands import guarded
 from quark_jax.config import from_dict
 from quark_jax.training.codec import CodecTraining, train
 

@@ -1,4 +1,7 @@
-"""The one exception for what a person can put right."""
+"""What a person can put right."""
+
+import importlib
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -6,3 +9,18 @@ class UserError(ValueError):
 
     Commands print it and exit with code 2; everything else that is raised is a fault of ours.
     """
+
+
+class MissingPackage(UserError):
+    """A package is not installed; the message names it and the command that installs it."""
+
+
+def optional_import(module: str, *, use: str, install: str | None = None) -> ModuleType:
+    """Import an optional dependency. Raises MissingPackage, which says what it is for and how to
+    `install` it (None: from the index, by its name)."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        install = install or f"pip install {package}"
+        raise MissingPackage(f"{package} is needed to {use} ({error}): {install}") from error

@@ -20,18 +20,18 @@ from quark_jax.training.codec import CodecTraining, whole_frames
 from quark_jax.training.lm import LMTraining
 
 ROOT = Path(__file__).parents[1]
-FILES = {kind: sorted((ROOT / "configs" / kind).glob("*.py")) for kind in ("codec", "lm")}
-KINDS = {"codec": CodecTraining, "lm": LMTraining}
-CASES = [
-    pytest.param(kind, path, id=f"{kind}/{path.stem}") for kind in FILES for path in FILES[kind]
-]
-CODECS = [pytest.param(path, id=path.stem) for path in FILES["codec"]]
+PUBLISHED = ["1.0", "1.5", "2.0", "2.0-6.25hz"]
+# What stands after --config.
+CODECS = ["configs/codec/tiny.py", *(f"configs/codec/published.py:{name}" for name in PUBLISHED)]
+LMS = ["configs/lm/tiny.py"]
 # The encoders that the published codecs were trained with, by the channels of their features.
 ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}
 
 
-def load(path: Path) -> dict:
-    return runpy.run_path(str(path))["get_config"]().to_dict()
+def load(name: str) -> CodecTraining | LMTraining:
+    path, *version = name.split(":")
+    fields = runpy.run_path(str(ROOT / path))["get_config"](*version).to_dict()
+    return from_dict(CodecTraining if name in CODECS else LMTraining, fields)
 
 
 def encoder(config: FeatureConfig, channels: int) -> SSLFeatures:
@@ -42,27 +42,26 @@ def encoder(config: FeatureConfig, channels: int) -> SSLFeatures:
     return SSLFeatures(config, as_shapes(lambda rngs: Wav2Vec2(shape, rngs=rngs)))
 
 
-def test_every_folder_of_configs_is_tested():
-    assert {path.parent.name for path in (ROOT / "configs").rglob("*.py")} == set(FILES)
-    assert {p.stem for p in FILES["codec"]} >= {"tiny", "v1_0", "v1_5", "v2_0", "v2_0_6_25hz"}
+def test_every_config_is_tested():
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py")}
+    assert files == {name.split(":")[0] for name in CODECS + LMS}
 
 
-@pytest.mark.parametrize(("kind", "path"), CASES)
-def test_a_config_comes_back_from_json(kind, path):
-    config = from_dict(KINDS[kind], load(path))
-    assert from_dict(KINDS[kind], json.loads(json.dumps(to_dict(config)))) == config
-    assert f"--config configs/{kind}/{path.name} " in path.read_text()
-    if kind == "codec":
-        assert config.codec == HCodecConfig.preset(config.codec.name)
-        if config.codec.name != "tiny":
-            assert path.stem == "v" + config.codec.name.replace(".", "_").replace("-", "_")
+@pytest.mark.parametrize("name", CODECS + LMS)
+def test_a_config_comes_back_from_json(name):
+    config = load(name)
+    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+    path, *version = name.split(":")
+    assert f"--config {name} " in (ROOT / path).read_text()
+    if name in CODECS:
+        assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
-        assert config.lm == LMConfig.preset(path.stem)
+        assert config.lm == LMConfig.preset("tiny")
 
 
-@pytest.mark.parametrize("path", CODECS)
-def test_codec_features_and_discriminators_fit(path):
-    config = from_dict(CodecTraining, load(path))
+@pytest.mark.parametrize("name", CODECS)
+def test_codec_features_and_discriminators_fit(name):
+    config = load(name)
     codec = config.codec
     features = encoder(codec.features, codec.semantic.channels)
     assert features.channels == codec.semantic.channels
@@ -84,10 +83,10 @@ def test_codec_features_and_discriminators_fit(path):
         assert len(judgements) == len(networks.periods) + len(networks.windows)
 
 
-@pytest.mark.parametrize("path", [case for case in CODECS if case.id != "tiny"])
-def test_published_training(path, monkeypatch):
+@pytest.mark.parametrize("name", CODECS[1:])
+def test_published_training(name, monkeypatch):
     """What the publication says, and one flag for the folder of both uses of the encoder."""
-    arguments = ["train", f"--config={path}", "--config.codec.features.folder=encoder"]
+    arguments = ["train", f"--config={ROOT / name}", "--config.codec.features.folder=encoder"]
     monkeypatch.setattr(sys, "argv", arguments)  # where config_flags looks for what is overridden
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)

@@ -20,7 +20,7 @@ from quark_jax.training.metrics import read_metrics
 SCRIPT = """
 import sys
 from quark_jax import demo
-from quark_jax.cli import guarded
+from quark_jax.commands import guarded
 demo.EXAMPLES = {"train": 64, "heldout": 16}
 sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=120, lm_steps=20)))
 """

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, optional_import
 from quark_jax.files import read_json
-from quark_jax.interop import optional_import
 
 
 class TextTokeniser:

@@ -2,7 +2,6 @@
 
 from quark_jax.evaluation.metrics import log_spectral_distance, mel_distance, si_sdr, stoi
 from quark_jax.evaluation.quality import (
-    MissingPackage,
     dnsmos,
     pesq_wb,
     speaker_similarity,
@@ -11,7 +10,6 @@ from quark_jax.evaluation.quality import (
 )
 
 __all__ = [
-    "MissingPackage",
     "dnsmos",
     "log_spectral_distance",
     "mel_distance",

@@ -10,7 +10,7 @@ import io
 import numpy as np
 
 from quark_jax import audio
-from quark_jax.evaluation.quality import EVAL_EXTRA, need
+from quark_jax.evaluation.quality import eval_package
 
 OPUS_FLOOR = 6000  # bit/s, the least that Opus codes at (RFC 6716)
 CODEC2_MODES = (700, 1200, 1300, 1400, 1600, 2400, 3200)  # bit/s
@@ -25,7 +25,7 @@ def opus(wave: np.ndarray, rate: int, bitrate: int = OPUS_FLOOR) -> tuple[np.nda
     Returns:
         The wave, and the bits of all packets; what the file around them takes is not counted.
     """
-    av = need("av", EVAL_EXTRA)
+    av = eval_package("av", "code with Opus")
     samples = audio.resample(wave, rate, _OPUS_RATE)
     file, bits = io.BytesIO(), 0
     with av.open(file, "w", format="ogg") as container:
@@ -52,7 +52,7 @@ def codec2(wave: np.ndarray, rate: int, mode: int) -> tuple[np.ndarray, int]:
     Args:
         mode: bits per second, one of `CODEC2_MODES`.
     """
-    codec = need("pycodec2", EVAL_EXTRA).Codec2(mode)
+    codec = eval_package("pycodec2", "code with Codec2").Codec2(mode)
     size = codec.samples_per_frame()
     delay = _CODEC2_DELAY_700 if mode == 700 else _CODEC2_DELAY
     samples = _int16(audio.resample(wave, rate, _CODEC2_RATE))

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from data_pipelines import Entry, read_manifest
 from quark_jax import audio
-from quark_jax.cli import guarded
-from quark_jax.errors import UserError
+from quark_jax.commands import guarded
+from quark_jax.errors import MissingPackage, UserError
 from quark_jax.evaluation import classical, quality
 from quark_jax.evaluation.metrics import mel_distance, si_sdr, stoi
 from quark_jax.files import replacing
@@ -170,7 +170,7 @@ def evaluate(
         for name in list(codecs):
             try:
                 coded = codecs[name](wave, rate)
-            except quality.MissingPackage as error:
+            except MissingPackage as error:
                 del codecs[name]
                 missing.append(f"{name}: {error}")
                 continue
@@ -181,7 +181,7 @@ def evaluate(
             for key in list(metrics):
                 try:
                     _judge(record, name, key, entry, wave, coded.wave, rate)
-                except quality.MissingPackage as error:
+                except MissingPackage as error:
                     del metrics[key]
                     missing.append(f"{METRICS[key].heading}: {error}")
         records.append(record)
@@ -210,7 +210,7 @@ def _judge(
             raise UserError(f"is {value}; listen to the clip")
         record["weights"][key] = metric.weight(entry)
         record["values"][name][key] = value
-    except quality.MissingPackage:
+    except MissingPackage:
         raise
     except UserError as error:
         record["failures"].append(f"{name}, {metric.heading}: {error}")

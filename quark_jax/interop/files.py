@@ -1,28 +1,17 @@
 """State dicts in files: .safetensors, and .pt read without running what is pickled in it."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 
 import numpy as np
 from etils import epath
 
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, optional_import
 from quark_jax.files import read_json, replacing
 
 _PYTORCH = (".pt", ".pth", ".bin")
 _FOLDER = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls them
-
-
-def optional_import(module: str, *, use: str) -> ModuleType:
-    """Import an optional dependency; UserError that says what it is for where it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise UserError(f"{package} is needed to {use}: pip install {package}") from error
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -123,3 +112,10 @@ def fuse_weight_norm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         norm = np.sqrt(np.sum(np.square(v, dtype=np.float64), axis=axes, keepdims=True))
         fused[target] = (g * (v / norm)).astype(np.float32)
     return fused
+
+
+def named_state(
+    state: Mapping[str, np.ndarray] | str | Path,
+) -> tuple[Mapping[str, np.ndarray], str]:
+    """{name: array} that is given, or read from a path; and what to call it in errors."""
+    return (state, "state") if isinstance(state, Mapping) else (read_state(state), str(state))

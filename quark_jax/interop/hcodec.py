@@ -8,7 +8,7 @@ import numpy as np
 from quark_jax.errors import UserError
 from quark_jax.hcodec.config import DecoderConfig, HCodecConfig, SeanetConfig, SpectralConfig
 from quark_jax.hcodec.model import HCodec
-from quark_jax.interop.files import read_state
+from quark_jax.interop.files import named_state
 from quark_jax.interop.table import (
     CHANNELS,
     CONV,
@@ -188,9 +188,7 @@ def load_hcodec(
     state: Mapping[str, np.ndarray] | str | Path, config: HCodecConfig, *, dtype=None
 ) -> HCodec:
     """See `HCodec.from_torch`."""
-    source = "state"
-    if not isinstance(state, Mapping):
-        source, state = str(state), read_state(state)
+    state, source = named_state(state)
     codec = as_shapes(lambda rngs: HCodec(config, dtype=dtype, rngs=rngs))
     table = hcodec_table(config)
     load_torch(codec, table, state, source=source)

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from quark_jax.cli import guarded
+from quark_jax.commands import guarded
 
 
 def wait() -> None:
