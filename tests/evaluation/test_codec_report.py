@@ -117,7 +117,7 @@ def test_a_codec_without_its_package_is_left_out(manifest, light, monkeypatch):
     codecs = {"Codec2": lambda w, r: codec.Coded(*classical.codec2(w, r, 1600))}
     records, missing = codec.evaluate(read_manifest(manifest), 16_000, codecs)
     assert [record["values"] for record in records] == [{}, {}]
-    assert len(missing) == 1 and missing[0].startswith("Codec2: pycodec2: ")
+    assert len(missing) == 1 and missing[0].startswith("Codec2: pycodec2 is needed")
 
 
 def test_words_are_counted_where_they_are_english(manifest, monkeypatch):
