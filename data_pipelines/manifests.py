@@ -47,6 +47,8 @@ class Entry:
         speaker, text, language, licence, source: as the corpus says; empty where it says nothing.
         domain: "speech", "music", "audio" or another name of the corpus's own; empty for unknown.
         split: "train", "heldout" or another name of the corpus's own.
+        captions: descriptions of what sounds, each of the whole recording; `text` is what is
+            spoken in it.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Entry:
     licence: str = ""
     source: str = ""
     domain: str = ""
+    captions: tuple[str, ...] = ()
 
     def read(self, rate: int, *, start: int = 0, samples: int | None = None) -> np.ndarray:
         """The recording, or `samples` samples of it from `start`, as one channel.
@@ -184,7 +187,7 @@ def write_manifest(entries: Iterable[Entry], path: str | Path) -> None:
     try:
         with beside.open("w", encoding="utf-8") as file:
             for entry in entries:
-                record = {k: v for k, v in asdict(entry).items() if v not in (None, "")}
+                record = {k: v for k, v in asdict(entry).items() if v not in (None, "", ())}
                 place = _absolute(entry.path)
                 inside = place.is_relative_to(base)
                 record["path"] = (place.relative_to(base) if inside else place).as_posix()
@@ -269,7 +272,7 @@ def _parse_json(line: str) -> dict:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}); give one object a line") from error
-    kinds = {field.name: field.type for field in fields(Entry)} | {"path": str}
+    kinds = {field.name: field.type for field in fields(Entry)} | {"path": str, "captions": list}
     for name, value in record.items():
         if name not in kinds:
             raise ValueError(f"unknown field {name!r}; known are {', '.join(kinds)}")
@@ -278,6 +281,9 @@ def _parse_json(line: str) -> dict:
             raise ValueError(f"field {name!r} is {value!r}; it has to be of type {_name(kind)}")
     if not record.get("path"):
         raise ValueError("field 'path' is missing; every line needs one")
+    if not all(isinstance(text, str) and text.strip() for text in record.get("captions", ())):
+        raise ValueError("field 'captions' has to be a list of texts, none of them empty")
+    record["captions"] = tuple(record.get("captions", ()))
     return _checked({"id": record["path"]} | record)
 
 

@@ -45,8 +45,11 @@ def test_scan_lists_what_can_be_used_and_why_the_rest_cannot(corpus):
 def test_a_manifest_reads_back_as_it_was_written(corpus):
     found = scan(corpus, language="en", progress=False).entries
     section = Entry(corpus / "a.flac", "s", rate=16_000, start=100, frames=50, text="zwölf")
-    write_manifest([*found, section], corpus / "m.jsonl")
-    assert read_manifest(corpus / "m.jsonl") == [*found, section]
+    sound = Entry(corpus / "a.flac", "c", captions=("a dog barks", "ein Hund bellt"))
+    write_manifest([*found, section, sound], corpus / "m.jsonl")
+    assert read_manifest(corpus / "m.jsonl") == [*found, section, sound]
+    lines = [json.loads(line) for line in (corpus / "m.jsonl").read_text().splitlines()]
+    assert [line.get("captions") for line in lines[2:]] == [None, ["a dog barks", "ein Hund bellt"]]
     assert json.loads((corpus / "m.jsonl").read_text().splitlines()[1])["path"] == "deep/b.wav"
 
 
@@ -93,6 +96,9 @@ def test_the_three_scp_forms(corpus):
         ('{"path": "a.flac", "rate": "16000"}', "field 'rate' is '16000'"),
         ('{"path": "a.flac", "seconds": -1}', "field 'seconds' is -1"),
         ('{"path": "a.flac", "seconds": NaN}', "field 'seconds' is nan"),
+        ('{"path": "a.flac", "captions": "a dog"}', "field 'captions' is 'a dog'"),
+        ('{"path": "a.flac", "captions": ["a dog", " "]}', "none of them empty"),
+        ('{"path": "a.flac", "captions": [3]}', "list of texts"),
         ('{"path": "../up.flac"}', "'../up.flac' leaves"),
         ("u1 x/../../up.flac", "leaves"),
         ("alone", "1 fields"),
