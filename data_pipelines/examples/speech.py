@@ -1,49 +1,21 @@
-"""Examples of the tasks: what goes in, what has to come out.
+"""Examples of speech restoration."""
 
-A source of examples is a map (seed, index) -> `Example`: the same pair gives the same example on
-any machine, whatever else was drawn before.
-"""
-
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from data_pipelines import simulation
 from data_pipelines.cuts import Cutter
+from data_pipelines.examples.base import INPUT_RATE, Example, fingerprint, generator
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import Degradation
 from quark_jax import audio
 
-INPUT_RATE = 16_000
 _COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
 _BABBLE_VOICES = (3, 7)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training example.
-
-    Attributes:
-        task: the name of one of `quark_jax.lm.tasks.TASKS`.
-        target: the audio to produce, float32 [samples] at `rate` Hz.
-        rate: rate of `target` in Hz (the codec's).
-        input: the audio to work on, float32 [samples at 16 kHz]; None where the task has none.
-        reference: enrolment or far-end audio, float32 [samples at 16 kHz]; or None.
-        caption: instruction or description; empty where there is none.
-        provenance: what it was made from: source file, seed, index and more (JSON values).
-    """
-
-    task: str
-    target: np.ndarray
-    rate: int
-    input: np.ndarray | None = None
-    reference: np.ndarray | None = None
-    caption: str = ""
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 class SpeechRestoration:
@@ -138,17 +110,3 @@ class SpeechRestoration:
             voices = [self._speech.random(index + int(other), rng)[0] for other in others]
             return str(kind), simulation.babble(voices, self.rate)
         return str(kind), simulation.coloured_noise(samples, _COLOURS[kind], rng)
-
-
-def generator(seed: int, index: int) -> np.random.Generator:
-    """The random generator of example `index` under `seed`: independent of every other pair."""
-    return np.random.Generator(np.random.Philox(key=np.array((seed, index), np.uint64)))
-
-
-def fingerprint(entries: Sequence[Entry]) -> str:
-    """A hash of what the entries are within their corpus, wherever it lies on disk."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        record = {k: v for k, v in asdict(entry).items() if k != "path"}
-        digest.update(json.dumps(record, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
