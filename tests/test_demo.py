@@ -19,10 +19,17 @@ from quark_jax.training.metrics import read_metrics
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 from quark_jax import demo
 from quark_jax.commands import guarded
+
+def codec_config(manifest, steps, make=demo.codec_config):
+    config = make(manifest, steps)
+    return replace(config, run=replace(config.run, save_every=20))
+
+demo.codec_config = codec_config
 demo.EXAMPLES = {"train": 64, "heldout": 16}
-sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=120, lm_steps=20)))
+sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=40, lm_steps=20)))
 """
 
 
@@ -45,10 +52,10 @@ def start(workdir: Path) -> subprocess.Popen:
 def test_the_demo_goes_on_after_an_interruption(tmp_path):
     workdir = tmp_path / "demo"
     process = start(workdir)
-    while not any(row["step"] == 100 for row in read_metrics(workdir / "codec")):
+    while not any(row["step"] == 20 for row in read_metrics(workdir / "codec")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    time.sleep(1)  # the checkpoint of step 100 follows its row
+    time.sleep(1)  # the checkpoint of step 20 follows its row
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130, said
@@ -57,9 +64,9 @@ def test_the_demo_goes_on_after_an_interruption(tmp_path):
     process = start(workdir)
     table, said = process.communicate()
     assert process.returncode == 0, said
-    assert "100/120" in said  # it did not begin again
+    assert "20/40" in said  # it did not begin again
     steps = [row["step"] for row in read_metrics(workdir / "codec") if "loss" in row]
-    assert steps == [20, 40, 60, 80, 100, 120]
+    assert steps == [20, 40]
     check_results(workdir, table)
 
     process = start(workdir)
@@ -84,7 +91,7 @@ def check_results(workdir: Path, table: str) -> None:
     assert (results / "table.md").read_text().strip() in table
     numbers = json.loads((results / "metrics.json").read_text())
     assert set(numbers) == {"codec", "lm", "waves"}
-    assert numbers["codec"]["step"] == 120 and numbers["lm"]["step"] == 20
+    assert numbers["codec"]["step"] == 40 and numbers["lm"]["step"] == 20
     assert all(np.isfinite(v) for row in numbers["waves"].values() for v in row.values())
     assert len(list((workdir / "corpus").glob("*.flac"))) == len(entries)
     assert open_tokenised(workdir / "tokens").splits == {"train": 64, "heldout": 16}

@@ -1,6 +1,6 @@
 """The code file (.hq): the codes of one recording, bit-packed, with what it takes to decode them.
 
-bytes 0-7    magic b"H-CODEC" and the version of the format (1)
+bytes 0-7    magic b"H-CODEC" and the version of the format (2)
 bytes 8-11   length of the header, unsigned 32-bit little-endian
 header       JSON: the fields of `CodeFile` but the codes, and how the codes are packed
 payload      acoustic codes [codebooks, groups], semantic codes likewise, then segment lengths
@@ -11,8 +11,10 @@ last 4 bytes CRC-32 of all that stands before
 
 import dataclasses
 import json
+import math
 import struct
 import zlib
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from quark_jax.files import replacing
 from quark_jax.hcodec.codes import Codes
 
 _MAGIC = b"H-CODEC"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,12 @@ def write_codes(path: str | Path, file: CodeFile) -> None:
         field.name: getattr(file, field.name)
         for field in dataclasses.fields(file)
         if field.name != "codes"
-    } | {"codebooks": codebooks, "groups": groups, "dynamic": codes.lengths is not None}
+    } | {
+        "codebooks": codebooks,
+        "semantic_codebooks": codes.semantic.shape[1],
+        "groups": groups,
+        "dynamic": codes.lengths is not None,
+    }
     streams = (np.asarray(codes.acoustic), np.asarray(codes.semantic))
     payload = b"".join(_pack(stream, file.codebook_size) for stream in streams)
     if codes.lengths is not None:
@@ -110,15 +117,20 @@ def read_codes(path: str | Path) -> CodeFile:
     size = struct.unpack("<I", data[8:12])[0]
     try:
         header = json.loads(data[12 : 12 + size])
-        codebooks, groups, dynamic = (header.pop(k) for k in ("codebooks", "groups", "dynamic"))
+        groups, dynamic, *codebooks = (
+            header.pop(key) for key in ("groups", "dynamic", "codebooks", "semantic_codebooks")
+        )
         limit, longest = header["codebook_size"], header["longest"]
-        stream, payload = _bytes(codebooks * groups, limit), data[12 + size : -4]
-        if len(payload) != 2 * stream + (_bytes(groups, longest) if dynamic else 0):
+        parts = [((1, number, groups), limit) for number in codebooks]
+        parts += [((1, groups), longest)] if dynamic else []
+        sizes = [_bytes(math.prod(shape), limit) for shape, limit in parts]
+        payload, ends = data[12 + size : -4], list(accumulate(sizes))
+        if len(payload) != ends[-1]:
             raise ValueError("payload of another size")
-        shape = (1, codebooks, groups)
-        acoustic = _unpack(payload[:stream], limit, shape)
-        semantic = _unpack(payload[stream : 2 * stream], limit, shape)
-        lengths = _unpack(payload[2 * stream :], longest, (1, groups)) + 1 if dynamic else None
-        return CodeFile(Codes(acoustic, semantic, lengths), **header)
+        acoustic, semantic, *lengths = (
+            _unpack(payload[end - size : end], limit, shape)
+            for (shape, limit), size, end in zip(parts, sizes, ends, strict=True)
+        )
+        return CodeFile(Codes(acoustic, semantic, *(part + 1 for part in lengths)), **header)
     except (ValueError, KeyError, TypeError) as error:
         raise damaged from error

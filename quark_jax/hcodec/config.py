@@ -47,7 +47,7 @@ class SemanticConfig:
 
 @dataclass(frozen=True)
 class QuantiserConfig:
-    """Residual vector quantiser; each stream has one of these."""
+    """Residual vector quantiser; each stream has one of its own."""
 
     codebooks: int = 4
     codebook_size: int = 1024
@@ -104,8 +104,15 @@ class HCodecConfig:
     quantiser: QuantiserConfig
     decoder: DecoderConfig
     dynamic: DynamicConfig | None = None
+    # Of the semantic stream, 0 for no such stream; None: as many as the acoustic one.
+    semantic_codebooks: int | None = None
 
     def __post_init__(self):
+        if self.semantic_quantiser.codebooks < (1 if self.dynamic else 0):
+            raise UserError(
+                f"codec {self.name}: semantic_codebooks {self.semantic_codebooks}; choose at least "
+                "0, or 1 where the frame rate is dynamic"
+            )
         if self.frame_rate <= 0 or self.hop * self.frame_rate != self.sample_rate:
             raise UserError(
                 f"codec {self.name}: {self.sample_rate} Hz is not a whole number of samples at "
@@ -148,7 +155,15 @@ class HCodecConfig:
     def bitrate(self) -> float:
         """Bits per second of both streams at `frame_rate`, segment lengths not counted."""
         bits = (self.quantiser.codebook_size - 1).bit_length()
-        return self.frame_rate * 2 * self.quantiser.codebooks * bits
+        codebooks = self.quantiser.codebooks + self.semantic_quantiser.codebooks
+        return self.frame_rate * codebooks * bits
+
+    @property
+    def semantic_quantiser(self) -> QuantiserConfig:
+        """`quantiser` with the codebooks of the semantic stream."""
+        if self.semantic_codebooks is None:
+            return self.quantiser
+        return replace(self.quantiser, codebooks=self.semantic_codebooks)
 
     def with_encoder(self, folder: str | None) -> "HCodecConfig":
         """The same, with the encoder of its features in `folder`."""

@@ -56,7 +56,7 @@ class HCodec(nnx.Module):
             self.encoder = SpectralEncoder(config.encoder, stride, width, dtype=dtype, rngs=rngs)
         self.semantic_encoder = SemanticEncoder(config.semantic, width, dtype=dtype, rngs=rngs)
         self.quantiser = ResidualQuantiser(config.quantiser, rngs=rngs)
-        self.semantic_quantiser = ResidualQuantiser(config.quantiser, rngs=rngs)
+        self.semantic_quantiser = ResidualQuantiser(config.semantic_quantiser, rngs=rngs)
         if dynamic := config.dynamic:
             aggregator = {
                 "layers": dynamic.aggregator_layers,
@@ -104,11 +104,13 @@ class HCodec(nnx.Module):
         """Codes to a wave [batch, samples], samples = frames * hop; a shorter item of a batch
         with dynamic frame rate is followed by zeros. `frames`, of the longest item, has to be
         given where the codes are traced. Raises UserError where shapes do not fit."""
-        want, have = self.config.quantiser.codebooks, codes.acoustic.shape[1]
-        if have != want or codes.semantic.shape != codes.acoustic.shape:
+        config, (batch, _, groups) = self.config, codes.acoustic.shape
+        want = config.quantiser.codebooks, config.semantic_quantiser.codebooks
+        shapes = [(batch, codebooks, groups) for codebooks in want]
+        if [codes.acoustic.shape, codes.semantic.shape] != shapes:
             raise UserError(
                 f"codes: shapes {codes.acoustic.shape} and {codes.semantic.shape} do not fit "
-                f"codec {self.config.name}; pass {want} codebooks in both streams"
+                f"codec {config.name}; pass {want[0]} acoustic and {want[1]} semantic codebooks"
             )
         if (codes.lengths is None) != (self.config.dynamic is None):
             raise UserError(

@@ -117,7 +117,8 @@ class ResidualQuantiser(nnx.Module):
 
     def __init__(self, config: QuantiserConfig, *, rngs: nnx.Rngs):
         shape = (config.codebooks, config.codebook_size, config.width)
-        embed = jax.nn.initializers.he_uniform()(rngs.params(), shape, jnp.float32)
+        bound = (6 / (config.codebook_size * config.width)) ** 0.5
+        embed = jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
         self.embed = CodebookStatistic(embed, axes=("layers", "codebook", None))
         # A copy: buffers that are given to a step to overwrite must not be one.
         self.sums = CodebookStatistic(jnp.copy(embed), axes=("layers", "codebook", None))
@@ -127,12 +128,13 @@ class ResidualQuantiser(nnx.Module):
 
     def encode(self, x: jax.Array) -> jax.Array:
         """[batch, time, width] -> codes [batch, codebooks, time]."""
-        residual, codes = x.astype(jnp.float32), []
+        residual = x.astype(jnp.float32)
+        codes = [jnp.zeros((x.shape[0], 0, x.shape[1]), jnp.int32)]
         for embed in self.embed[...]:
             index = nearest(residual, embed)
             residual = residual - embed[index]
-            codes.append(index)
-        return jnp.stack(codes, axis=1).astype(jnp.int32)
+            codes.append(index[:, None].astype(jnp.int32))
+        return jnp.concatenate(codes, axis=1)
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Codes [batch, codebooks, time] -> [batch, time, width]; a dropped layer adds nothing."""
@@ -163,7 +165,7 @@ class ResidualQuantiser(nnx.Module):
         keys = jax.random.split(key, config.codebooks + 1)
         kept = config.codebooks
         if config.dropout:
-            kept = jax.random.randint(keys[0], (), 1, config.codebooks + 1)
+            kept = jax.random.randint(keys[0], (), min(1, config.codebooks), config.codebooks + 1)
 
         tie = _TIE * jax.lax.stop_gradient(jnp.sum(x**2, axis=-1))
         count = jnp.maximum(jnp.sum(valid) * x.shape[-1], 1)
@@ -196,7 +198,7 @@ class ResidualQuantiser(nnx.Module):
         return Quantised(
             output=jnp.where(valid[..., None], output, 0),
             codes=codes.swapaxes(0, 1),
-            commitment=jnp.mean(losses),
+            commitment=jnp.sum(losses) / max(config.codebooks, 1),
             state=state,
         )
 

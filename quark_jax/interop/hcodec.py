@@ -169,7 +169,9 @@ def hcodec_table(config: HCodecConfig) -> list[Entry]:
     entries = [*(_seanet if seanet else _spectral)(config.encoder)]
     entries += _decoder(config.decoder)
     entries += _quantiser("quantizer", "quantiser", config.quantiser.codebooks)
-    entries += _quantiser("semantic_quantizer", "semantic_quantiser", config.quantiser.codebooks)
+    entries += _quantiser(
+        "semantic_quantizer", "semantic_quantiser", config.semantic_quantiser.codebooks
+    )
     entries += _semantic(config.semantic.strides)
     if dynamic := config.dynamic:
         entries += _transformer("bottleneck_transformer", "bottleneck", dynamic.bottleneck_layers)

@@ -70,8 +70,14 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     """
     data = config.data
     tokeniser = Tokeniser.load(data.codec)
-    dataset = open_tokenised(data.dataset, codec_hash=tokeniser.weights_hash)
     quantiser = tokeniser.config.quantiser
+    if tokeniser.config.semantic_quantiser != quantiser:
+        raise UserError(
+            f"{data.codec}: {quantiser.codebooks} acoustic and "
+            f"{tokeniser.config.semantic_quantiser.codebooks} semantic codebooks; the language "
+            "model needs as many of both, train a codec without semantic_codebooks"
+        )
+    dataset = open_tokenised(data.dataset, codec_hash=tokeniser.weights_hash)
     config = replace(
         config,
         lm=replace(

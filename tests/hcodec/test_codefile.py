@@ -157,9 +157,9 @@ def test_a_header_that_makes_no_sense_is_refused(path, change):
 def test_another_version_is_refused_by_its_number(path):
     write_codes(path, recording())
     data = bytearray(path.read_bytes())
-    data[7] = 2
+    data[7] = 3
     path.write_bytes(data)
-    refused(path, "format version 2, this program reads 1")
+    refused(path, "format version 3, this program reads 2")
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ def test_what_does_not_fit_is_refused(micro):
         ),
         r"\[80, 0\]": lambda: fixed.encode(wave[:, :0], features[..., :0]),
         "leave out the threshold": lambda: fixed.encode(wave, features, 0.5),
-        "pass 2 codebooks": lambda: fixed.decode(Codes(codes[:, :1], codes[:, :1])),
-        "in both streams": lambda: fixed.decode(Codes(codes, codes[..., :2])),
+        "pass 2 acoustic and 2 semantic": lambda: fixed.decode(Codes(codes[:, :1], codes[:, :1])),
+        r"semantic codebooks$": lambda: fixed.decode(Codes(codes, codes[..., :2])),
         "has no segment lengths": lambda: fixed.decode(Codes(codes, codes, codes[:, 0])),
         "needs segment lengths": lambda: dynamic.decode(Codes(codes, codes)),
     }

@@ -204,30 +204,25 @@ import numpy as np
 from flax import nnx
 from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser, tokeniser
 
-seconds, tokeniser._WINDOW = map(float, sys.argv[1:])
 mine = Tokeniser(HCodec(HCodecConfig.preset("tiny"), rngs=nnx.Rngs(0)))
-rate = mine.config.sample_rate
-wave = np.random.default_rng(0).standard_normal(round(seconds * rate), np.float32) / 10
-out, _ = mine.decode(mine.encode(wave, rate))
-assert out.shape == wave.shape and np.isfinite(out).all()
-print(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+rate, window = mine.config.sample_rate, tokeniser._WINDOW
+for seconds, tokeniser._WINDOW in ((300, window), (3600, window), (120, 3600)):
+    wave = np.random.default_rng(0).standard_normal(seconds * rate, np.float32) / 10
+    out, _ = mine.decode(mine.encode(wave, rate))
+    assert out.shape == wave.shape and np.isfinite(out).all()
+    del wave, out
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 """
-
-
-def peak_megabytes(seconds: float, window: float) -> float:
-    """Most memory held by a process that codes and decodes so much audio in such windows."""
-    command = [sys.executable, "-c", _CODE_AND_DECODE, str(seconds), str(window)]
-    return int(subprocess.run(command, check=True, capture_output=True).stdout) / 1e3
 
 
 @pytest.mark.slow
 def test_an_hour_takes_the_memory_of_a_window_and_of_its_wave():
-    window, rate = tokeniser._WINDOW, 16000
-    minutes, hour, whole = (
-        peak_megabytes(*run) for run in ((300, window), (3600, window), (120, 3600))
-    )
+    """The most that a process has held after each of three waves, coded and decoded in turn."""
+    process = [sys.executable, "-c", _CODE_AND_DECODE]
+    done = subprocess.run(process, check=True, capture_output=True)
+    minutes, hour, whole = (int(kilobytes) / 1e3 for kilobytes in done.stdout.split())
     print(f"five minutes {minutes:.0f} MB, an hour {hour:.0f} MB, two at once {whole:.0f} MB")
-    added = (3600 - 300) * rate * 4 / 1e6  # of the wave, float32
+    added = (3600 - 300) * 16000 * 4 / 1e6  # of the wave, float32
     assert hour - minutes < 4 * added
     assert whole > hour  # two minutes without windows already take more
 

@@ -39,8 +39,10 @@ class HCodec(nn.Module):
         else:
             self.encoder = spectral(config.encoder, dim, self.hop // config.encoder.hop)
         self.decoder = decoder(config.decoder, 2 * dim)
-        self.quantizer = Quantiser(config.quantiser)
-        self.semantic_quantizer = Quantiser(config.quantiser)
+        books = config.quantiser.codebooks
+        self.quantizer = Quantiser(config.quantiser, books)
+        own = getattr(config, "semantic_codebooks", None)
+        self.semantic_quantizer = Quantiser(config.quantiser, books if own is None else own)
         self.semantic_encoder = semantic_encoder(config.semantic, dim)
         self.semantic_decoder = semantic_decoder(config.semantic, dim)
         if dynamic:

@@ -204,23 +204,26 @@ class Codebook(nn.Module):
 class Quantiser(nn.Module):
     """Residual vector quantiser, [batch, dim, time] <-> codes [batch, codebooks, time]."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, codebooks: int):
         super().__init__()
-        books = (Codebook(config.codebook_size, config.width) for _ in range(config.codebooks))
+        books = (Codebook(config.codebook_size, config.width) for _ in range(codebooks))
         self.layers = nn.ModuleList(Steps(_codebook=book) for book in books)
+        self.width = config.width
 
     def encode(self, x: Tensor) -> Tensor:
         """[batch, dim, time] -> codes [batch, codebooks, time]."""
-        residual, codes = x.transpose(1, 2), []
-        for (book,) in self.layers:
-            codes.append(book.nearest(residual))
-            residual = residual - book.rows(codes[-1])
-        return torch.stack(codes, dim=1)
+        residual = x.transpose(1, 2)
+        codes = x.new_zeros(len(x), len(self.layers), x.shape[2], dtype=torch.long)
+        for i, (book,) in enumerate(self.layers):
+            codes[:, i] = book.nearest(residual)
+            residual = residual - book.rows(codes[:, i])
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [batch, codebooks, time] -> [batch, dim, time]."""
         rows = [book.rows(c) for (book,), c in zip(self.layers, codes.unbind(1), strict=True)]
-        return sum(rows).transpose(1, 2)
+        none = torch.zeros(len(codes), codes.shape[2], self.width, device=codes.device)
+        return sum(rows, none).transpose(1, 2)
 
 
 # Decoder
