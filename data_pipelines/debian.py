@@ -3,9 +3,9 @@
     python -m data_pipelines.debian OUT --set full
 
 fetches packages (`apt-get download`), unpacks them, decodes what they hold to mono FLAC of one
-rate, and writes OUT/manifest.jsonl with domain, speaker, text, language, licence, source and split,
-and OUT/left_out.jsonl with the files that cannot be used and why. Running it again adds what is
-not there yet; README.md in this folder says what the packages hold.
+rate, and writes OUT/manifest.jsonl with domain, speaker, text, language, captions, licence, source
+and split, and OUT/left_out.jsonl with the files that cannot be used and why. Running it again adds
+what is not there yet; README.md in this folder says what the packages hold.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.debian_captions import caption_by_name
 from data_pipelines.debian_packages import SETS, find_package
 from data_pipelines.manifests import Entry, read_manifest, write_manifest
 from data_pipelines.simulation import is_silent, limit_peak
@@ -51,6 +52,7 @@ def build(
     rate: int = 16_000,
     debs: str | Path | None = None,
     workers: int | None = None,
+    relist: bool = False,
     progress: bool = True,
 ) -> tuple[list[Entry], list[LeftOut]]:
     """Makes the corpus of `packages` in the folder `out`, or adds them to the one that is there.
@@ -62,6 +64,8 @@ def build(
         rate: of the recordings, in Hz.
         debs: folder of downloaded packages, where missing ones are put; None for OUT/debs.
         workers: files decoded at the same time; None for one a core.
+        relist: also go over the packages that are complete, for what the readers say of their
+            recordings; what is decoded already is kept.
         progress: show progress bars.
 
     Returns:
@@ -82,7 +86,7 @@ def build(
         ) from error
     _refuse_other_rate(out, rate)
     names = [_choose(package, debs) for package in packages]
-    names = [name for name in dict.fromkeys(names) if not _is_complete(out / name)]
+    names = [name for name in dict.fromkeys(names) if relist or not _is_complete(out / name)]
     needed = dict.fromkeys(n for name in names for n in (name, find_package(name).texts) if n)
     bars = {"unit": " packages", "disable": not progress or not names}
     found = {name: fetch(name, debs) for name in tqdm(needed, "Fetching", **bars)}
@@ -183,6 +187,7 @@ def _list(name: str, version: str, work: Path) -> list[Entry]:
         replace(
             entry,
             id=f"{name}/{entry.id}",
+            captions=entry.captions or _captions(f"{name}/{entry.id}", entry.domain),
             licence=package.licence,
             source=f"{name} {version}: {entry.id}",
         )
@@ -191,6 +196,10 @@ def _list(name: str, version: str, work: Path) -> list[Entry]:
     if not entries:
         raise UserError(f"package {name}: holds no recordings; leave it out with --packages")
     return entries
+
+
+def _captions(recording: str, domain: str) -> tuple[str, ...]:
+    return caption_by_name(recording) if domain == "audio" else ()
 
 
 def _convert_package(
@@ -291,6 +300,11 @@ def _summary(entries: Iterable[Entry], left_out: Sequence[LeftOut]) -> str:
     lines = [
         f"{domain}: {len(some)} files, {sum(e.seconds for e in some) / 3600:.2f} h"
         + (f", {len(speakers)} speakers" if (speakers := {e.speaker for e in some} - {""}) else "")
+        + (
+            f", {captions} with captions"
+            if (captions := sum(bool(e.captions) for e in some))
+            else ""
+        )
         for domain, some in sorted(domains.items())
     ]
     return "\n".join([*lines, f"left out: {len(left_out)} files"])
@@ -308,6 +322,11 @@ def _main() -> int:
     parser.add_argument("--rate", type=int, default=16_000, help="in Hz (default: 16000)")
     parser.add_argument("--debs", type=Path, help="folder of downloaded packages (OUT/debs)")
     parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
+    parser.add_argument(
+        "--relist",
+        action="store_true",
+        help="renew texts and captions of complete packages too; recordings are kept",
+    )
     given = parser.parse_args()
     return guarded(lambda: _make(given))
 
@@ -319,6 +338,7 @@ def _make(given: argparse.Namespace) -> None:
         rate=given.rate,
         debs=given.debs,
         workers=given.workers,
+        relist=given.relist,
     )
     print(f"{given.out / MANIFEST}\n{_summary(entries, left_out)}")
     if left_out:

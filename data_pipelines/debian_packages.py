@@ -1,8 +1,9 @@
 """Debian packages that hold recordings: where each keeps them, and what it says about them.
 
 A reader goes over an unpacked package and yields an `Entry` for each audio file: path, id (below
-usr/share), domain, and speaker, text and language where the package gives them. A recording without
-a transcript in the package has an empty text; none is guessed from a file's name.
+usr/share), domain, and speaker, text and language where the package gives them; a sound may get a
+caption. A recording without a transcript in the package has an empty text; none is guessed from a
+file's name.
 """
 
 import gzip
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.debian_captions import caption_of_stamp
 from data_pipelines.manifests import AUDIO_SUFFIXES, Entry
 from quark_jax.errors import UserError
 
@@ -22,6 +24,7 @@ _HELD_OUT = {"carlo", "tuxpaint-be"}
 # Tones among the prompts; their "text" describes them, in brackets or not.
 _TONES = re.compile(r"(beep|beeperr|(a|de)scending-2tone|confbridge-(join|leave)|tt-monkeys)$")
 _STAMP_VOICE = re.compile(r"(?P<stamp>.+)_desc(?:_(?P<language>\w+))?(?:\.ogg)?$")
+_STAMP_DIGIT = re.compile(r"(?P<stamp>\d)(?:_(?P<language>\w+))?$")
 _DIALOGUE = re.compile(
     r'dialogId\(\s*"(?P<id>[^"]*)"\s*,\s*"(?:font_(?P<role>\w+))?"\s*,\s*"(?:[^"\\]|\\.)*"\s*\)'
     r'\s*dialogStr\(\s*"(?P<text>(?:[^"\\]|\\.)*)"\s*\)'
@@ -77,19 +80,32 @@ def _asterisk(root: Path, texts: Path, *, language: str) -> Iterator[Entry]:
 
 
 def _tuxpaint(root: Path, texts: Path) -> Iterator[Entry]:
-    """Names of stamps read out by volunteers, one a language as far as is known; and sounds."""
+    """Names of stamps read out by volunteers, one a language as far as is known; digits and letters
+    read out; and sounds."""
+    stamps = root / "usr/share/tuxpaint/stamps"
     for path in _audio_files(root):
-        spoken = _STAMP_VOICE.fullmatch(path.stem)
-        if spoken is None:
-            yield _entry(root, path, domain="audio")
-            continue
-        language = spoken["language"] or "en"
-        names = path.with_name(spoken["stamp"] + ".txt")
-        lines = _bytes(names).decode("utf-8-sig").splitlines() if names.exists() else []
-        translated = dict(line.split(".utf8=", 1) for line in lines[1:] if ".utf8=" in line)
-        english = lines[0] if lines else ""
-        text = english if language == "en" else translated.get(language, "")
-        yield _spoken(root, path, f"tuxpaint-{language}", language, text.strip())
+        folder = path.relative_to(stamps).parent.as_posix()
+        digit = _STAMP_DIGIT.match(path.stem) if folder == "symbols/math" else None
+        spoken = _STAMP_VOICE.fullmatch(path.stem) or digit
+        if spoken is not None:
+            language = spoken["language"] or "en"
+            text = _stamp_name(path.with_name(spoken["stamp"] + ".txt"), language)
+            yield _spoken(root, path, f"tuxpaint-{language}", language, text)
+        elif folder.startswith("symbols/alphabets/"):
+            yield _spoken(root, path, "", "", "")
+        else:
+            name = path.relative_to(stamps).with_suffix("").as_posix()
+            described = _stamp_name(path.with_suffix(".txt"), "en")
+            yield _entry(root, path, domain="audio", captions=caption_of_stamp(name, described))
+
+
+def _stamp_name(path: Path, language: str) -> str:
+    """The text of a stamp in a language; empty where there is none."""
+    lines = _bytes(path).decode("utf-8-sig").splitlines() if path.exists() else []
+    translated = dict(line.split(".utf8=", 1) for line in lines[1:] if ".utf8=" in line)
+    english = lines[0] if lines else ""
+    own = english if language == "en" else translated.get(language, "")
+    return (own or (english if language.startswith("en_") else "")).strip()
 
 
 def _fillets(root: Path, texts: Path, *, language: str) -> Iterator[Entry]:
@@ -135,7 +151,7 @@ def _audio_files(root: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
 
-def _entry(root: Path, path: Path, **about: str) -> Entry:
+def _entry(root: Path, path: Path, **about: str | tuple[str, ...]) -> Entry:
     return Entry(path, path.relative_to(root / "usr/share").as_posix(), **about)
 
 

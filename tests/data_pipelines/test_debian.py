@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines import debian, read_manifest
+from data_pipelines import debian, read_manifest, write_manifest
+from data_pipelines.debian_captions import caption_by_name
 from data_pipelines.debian_packages import PACKAGES, SETS, find_package
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -88,6 +90,13 @@ def debs(tmp_path_factory) -> Path:
         "cow_desc.ogg": ogg(),
         "cow.ogg": ogg(),
         "pig_desc_be.ogg": ogg(),
+        "animals/dog.ogg": ogg(),
+        "animals/dog.txt": b"A dog (a whippet).\nde.utf8=Ein Hund.\n",
+        "symbols/math/8_de.ogg": ogg(),
+        "symbols/math/8.ogg": ogg(),
+        "symbols/math/8_en_GB.ogg": ogg(),
+        "symbols/math/8.txt": b"Eight.\nde.utf8=Acht.\n",
+        "symbols/alphabets/german/o_umlaut.ogg": ogg(),
     }
     pack(folder, "tuxpaint-stamps-default", {f"tuxpaint/stamps/{k}": v for k, v in stamps.items()})
     game = "games/fillets-ng"
@@ -161,8 +170,14 @@ def test_stamps_are_read_in_the_language_of_their_name(debs, tmp_path):
         "cow_desc.ogg": ("tuxpaint-en", "en", "A cow.", "train"),
         "pig_desc_be.ogg": ("tuxpaint-be", "be", "", "heldout"),
         "cow.ogg": ("", "", "", "train"),
+        "dog.ogg": ("", "", "", "train"),
+        "8_de.ogg": ("tuxpaint-de", "de", "Acht.", "train"),
+        "8.ogg": ("tuxpaint-en", "en", "Eight.", "train"),
+        "8_en_GB.ogg": ("tuxpaint-en_GB", "en_GB", "Eight.", "train"),
+        "o_umlaut.ogg": ("", "", "", "train"),
     }
-    assert {name for name, e in found.items() if e.domain == "audio"} == {"cow.ogg"}
+    sounds = {name: e.captions for name, e in found.items() if e.domain == "audio"}
+    assert sounds == {"cow.ogg": (), "dog.ogg": ("the sound of a dog",)}
 
 
 def test_dialogues_say_who_speaks(debs, tmp_path):
@@ -188,6 +203,45 @@ def test_where_a_file_lies_gives_its_domain(debs, tmp_path, package, domains):
     if package == "hedgewars-data":
         hello = by_name(entries)["Hello.ogg"]
         assert (hello.speaker, hello.language) == ("hedgewars-default_pl", "pl")
+
+
+@pytest.mark.parametrize(
+    ("recording", "caption"),
+    [
+        ("ufoai-sound/games/ufoai/base/0snd/sound/doors/door1-close.ogg", "a door closes"),
+        ("ufoai-sound/games/ufoai/base/0snd/sound/footsteps/snow3.ogg", "footsteps on snow"),
+        ("ufoai-sound/games/ufoai/base/0snd/sound/geoscape/promotion.ogg", None),
+        (
+            "wesnoth-1.16-data/games/wesnoth/1.16/data/core/sounds/wolf-growl-1.ogg",
+            "a wolf growls",
+        ),
+        (
+            "wesnoth-1.18-data/games/wesnoth/1.18/data/core/sounds/ambient/birds2.ogg",
+            "birds sing",
+        ),
+        ("wesnoth-1.16-data/games/wesnoth/1.16/data/core/sounds/magic-dark.ogg", None),
+        ("sonic-pi-samples/sonic-pi/samples/misc_crow.flac", "a crow caws"),
+        ("sonic-pi-samples/sonic-pi/samples/tabla_ghe3.flac", "a single stroke on a tabla"),
+        ("asterisk-core-sounds-it-g722/asterisk/sounds/it_IT_m_Carlo/beep.g722", "a beep"),
+        ("hedgewars-data/games/hedgewars/Data/Sounds/steps.ogg", "footsteps"),
+        ("unknown/steps.ogg", None),
+    ],
+)
+def test_captions_by_name(recording, caption):
+    assert caption_by_name(recording) == ((caption,) if caption else ())
+
+
+def test_relisting_brings_captions_without_decoding(debs, tmp_path, decoded):
+    made, _ = build(tmp_path, debs, IT, "tuxpaint-stamps-default")
+    captioned = [entry for entry in made if entry.captions]
+    assert {Path(entry.id).name for entry in captioned} == {"beep.g722", "dog.ogg"}
+    for path in (tmp_path / "manifest.jsonl", *tmp_path.glob("*/manifest.jsonl")):
+        write_manifest([replace(e, captions=()) for e in read_manifest(path)], path)
+    decoded.clear()
+    build(tmp_path, debs, IT, "tuxpaint-stamps-default")
+    assert not any(entry.captions for entry in read_manifest(tmp_path / "manifest.jsonl"))
+    assert build(tmp_path, debs, IT, "tuxpaint-stamps-default", relist=True)[0] == made
+    assert sorted(decoded) == ["empty.g722", "quiet.g722"]  # those that were left out
 
 
 def test_files_of_one_name_stay_apart(debs, tmp_path):
