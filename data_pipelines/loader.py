@@ -16,7 +16,7 @@ from absl import flags
 
 from data_pipelines.cuts import Cutter
 from data_pipelines.manifests import Entry
-from data_pipelines.shards import from_int16
+from data_pipelines.records import from_int16
 from data_pipelines.simulation import fit, set_peak
 from data_pipelines.tokenised import TokenisedDataset
 from quark_jax.errors import UserError

@@ -1,38 +1,47 @@
 """The making of a pre-tokenised dataset, shard by shard (`data_pipelines.tokenised` is the way in).
 
-TFDS's `ShardBasedBuilder` is used rather than `GeneratorBasedBuilder` because it keeps the order of
-the examples, streams (the other sorts all of a split and needs TensorFlow once that passes 1 GB),
-and runs the same code on Beam.
+A shard is a function of its number alone. Shards are made one after another, or by the workers of a
+Beam pipeline (`data_pipelines.beam`), and kept in a folder of their own; then TFDS's builder takes
+them in. `ShardBasedBuilder` rather than `GeneratorBasedBuilder`, because it keeps the order of the
+examples and streams (the other sorts all of a split, and needs TensorFlow once that passes 1 GB).
+Its own way over Beam is not used: its graph grows with every shard, past what Dataflow accepts, and
+with each further split it makes the ones before again.
 """
 
+import hashlib
 import json
 import os
-import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import writer
-from tqdm import tqdm
+from etils import epath
+from tensorflow_datasets.core import example_serializer, file_adapters, naming, writer
 
 from data_pipelines.examples import Example
 from data_pipelines.manifests import Entry
-from quark_jax.errors import UserError
+from data_pipelines.records import (
+    AUDIO,
+    LENGTHS,
+    SAMPLES_PER_FRAME,
+    Networks,
+    Record,
+    features_dict,
+    lengths,
+)
 
-NAME, VERSION = "tokenised", "1.0.0"
-_FULL_SCALE = 32768
-
-
-class Codes(Protocol):
-    """What `encode` returns: both streams' codes, integers [batch, codebooks, frames]."""
-
-    acoustic: Any
-    semantic: Any
+NAME, VERSION = "tokenised", "2.0.0"
+CHECKSUMS = "checksums.json"  # by split, those of its shards
+_FORMAT = file_adapters.FileFormat.ARRAY_RECORD
+_THREADS = min(16, os.cpu_count() or 1)
 
 
 class ExampleSource(Protocol):
@@ -49,157 +58,194 @@ class ExampleSource(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
-def to_int16(wave: np.ndarray) -> np.ndarray:
-    """float32 [...] in [-1, 1] -> int16; `from_int16` brings it back to within half a step of
-    1 / 32768, and 1 itself to within a step."""
-    return np.clip(np.rint(wave * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+class Shard(NamedTuple):
+    """Examples `start` to `stop` of a split, shard `number` of `count`."""
 
+    split: str
+    number: int
+    count: int
+    start: int
+    stop: int
 
-def from_int16(wave: np.ndarray) -> np.ndarray:
-    """int16 [...] -> float32 in [-1, 1)."""
-    return wave.astype(np.float32) / _FULL_SCALE
-
-
-class Work:
-    """The making of records, shared by all shards of one run; done shards lie in `shards`."""
-
-    def __init__(
-        self,
-        sources: Mapping[str, ExampleSource],
-        encode: Callable[[np.ndarray], Codes],
-        batch_size: int,
-        shards: Path,
-        bar: tqdm,
-    ):
-        self.sources, self._encode, self._batch_size = sources, encode, batch_size
-        self.shards, self._bar = shards, bar
-        self._made_seconds = 0.0
-
-    def records(
-        self, split: str, start: int, stop: int, sizes_file: Path
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, record) of examples `start` to `stop`, made in the background as they are
-        needed; last, the sizes of the records are written to `sizes_file`."""
-        source = self.sources[split]
-        batches = (
-            grain.MapDataset.range(start, stop)
-            .map(lambda index: source[int(index)])
-            .batch(self._batch_size, batch_fn=list)
-            .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
+    @property
+    def file(self) -> str:
+        """The name TFDS gives to the file."""
+        template = naming.ShardedFileTemplate(
+            data_dir=epath.Path("."),
+            dataset_name=NAME,
+            split=self.split,
+            filetype_suffix=_FORMAT.file_suffix,
         )
-        index, seconds, sizes = start, 0.0, np.zeros(3, np.int64)
-        for examples in batches:
-            for record in self._encoded(examples):
-                yield index, record
-                index += 1
-                sizes = np.maximum(sizes, (*record["acoustic"].shape, len(record["input"])))
-            seconds += sum(len(example.target) / example.rate for example in examples)
-            self._bar.update(len(examples))
-        self._made_seconds += seconds
-        found = {"examples": stop - start, "seconds": seconds, "sizes": sizes.tolist()}
-        sizes_file.write_text(json.dumps(found))
+        return template.sharded_filepath(shard_index=self.number, num_shards=self.count).name
 
-    def done(self, start: int, stop: int) -> Iterator[tuple[int, None]]:
-        """Stands in for the records of a shard that is there already."""
-        return ((index, None) for index in range(start, stop))
 
-    def summary(self, wall_seconds: float) -> dict[str, Any]:
-        """Sizes of the largest record, hours of audio in all, and how fast this run made them."""
-        shards = done_shards(self.shards)
-        codebooks, frames, samples = np.max([shard["sizes"] for shard in shards], axis=0).tolist()
-        return {
-            "codebooks": codebooks,
-            "frames": frames,
-            "input_samples": samples,
-            "statistics": {
-                "hours": sum(shard["seconds"] for shard in shards) / 3600,
-                "hours_per_hour": self._made_seconds / wall_seconds,
-            },
-        }
+def shards_of(splits: Mapping[str, int], size: int) -> list[Shard]:
+    """The shards, of `size` examples each, of splits that have so many examples."""
+    return [
+        Shard(split, number, -(-total // size), start, min(start + size, total))
+        for split, total in splits.items()
+        for number, start in enumerate(range(0, total, size))
+    ]
 
-    def _encoded(self, examples: list[Example]) -> Iterator[dict[str, Any]]:
-        targets = np.stack([example.target for example in examples])
-        missing = self._batch_size - len(targets)  # a last batch is filled up: one shape, one jit
-        codes = self._encode(np.pad(targets, ((0, missing), (0, 0)), mode="edge"))
-        if getattr(codes, "lengths", None) is not None:
-            raise UserError(
-                "the codec's frames differ in length, which a tokenised dataset does not hold; "
-                "use a codec with a fixed frame rate"
+
+def lengths_file(split: str) -> str:
+    """The file with the lengths of a split's records, int32 [records, `records.LENGTHS`]."""
+    return f"lengths-{split}.npy"
+
+
+def record_id(prefix: str, index: int) -> str:
+    """The id of a record: what its split is made of, and which of its examples it is."""
+    return f"{prefix}-{index:09d}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What shards are made with.
+
+    Attributes:
+        sources: the examples of each split.
+        networks: what is computed of them.
+        prefixes: of the records' ids, by split.
+        folder: where shards that are done lie, each with a JSON file of the same name that tells
+            examples, seconds, codebooks, channels (of features), lengths and the file's SHA-256.
+    """
+
+    sources: Mapping[str, ExampleSource]
+    networks: Networks
+    prefixes: Mapping[str, str]
+    folder: epath.Path
+
+    def make(self, shard: Shard, made: Callable[[int], None] = lambda count: None) -> None:
+        """Makes a shard, unless it is there; `made` is told of records as they are made."""
+        kept = self.folder / shard.file
+        if kept.exists():
+            return
+        about: dict[str, Any] = {"examples": shard.stop - shard.start, "lengths": [], "channels": 0}
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / shard.file
+            features = features_dict()
+            serialiser = example_serializer.ExampleSerializer(features.get_serialized_info())
+            serialised = (
+                (index, serialiser.serialize_example(features.encode_example(record)))
+                for index, record in self._records(shard, about, made)
             )
-        streams = _int16(codes.acoustic), _int16(codes.semantic)
-        for example, acoustic, semantic in zip(examples, *streams, strict=False):
-            wave = np.zeros(0, np.float32) if example.input is None else example.input
-            yield {
-                "acoustic": acoustic,
-                "semantic": semantic,
-                "frames": acoustic.shape[-1],
-                "input": to_int16(wave),
-                "input_samples": len(wave),
-                "task": example.task,
-                "caption": example.caption,
-                "provenance": json.dumps(example.provenance),
-            }
+            writer.ExampleWriter(_FORMAT).write(local, serialised)
+            with local.open("rb") as file:
+                about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            # Under a name of its own: two workers may make the same shard.
+            beside = self.folder / f".{shard.file}.{uuid.uuid4().hex}"
+            epath.Path(local).copy(beside)
+        (self.folder / f"{shard.file}.json").write_text(json.dumps(about))
+        beside.replace(kept)
+
+    def _records(
+        self, shard: Shard, about: dict[str, Any], made: Callable[[int], None]
+    ) -> Iterator[tuple[int, Record]]:
+        """(index, record) of a shard's examples, which are made in the background."""
+        source, seconds = self.sources[shard.split], 0.0
+        examples = (
+            grain.MapDataset.range(shard.start, shard.stop)
+            .map(lambda index: source[int(index)])
+            .to_iter_dataset(grain.ReadOptions(_THREADS, 2 * self.networks.batch_size + _THREADS))
+        )
+
+        def counted() -> Iterator[Example]:
+            nonlocal seconds
+            for example in examples:
+                seconds += len(example.target) / example.rate
+                yield example
+
+        records = self.networks.records(counted(), source.seconds)
+        for index, record in enumerate(records, shard.start):
+            yield index, record | {"id": record_id(self.prefixes[shard.split], index)}
+            about["lengths"].append(lengths(record))
+            about["codebooks"] = len(record["acoustic"])
+            if self.networks.features is not None:
+                about["channels"] = max(about["channels"], _channels(record))
+            made(1)
+        about["seconds"] = seconds
+
+
+def _channels(record: Record) -> int:
+    """Channels of a record's features; 0 where it has none."""
+    frames = {name: record[f"{name}_samples"] // SAMPLES_PER_FRAME for name in AUDIO}
+    return max((len(record[name]) // count for name, count in frames.items() if count), default=0)
+
+
+def done(folder: epath.Path, shards: Sequence[Shard]) -> list[Shard]:
+    """Those of `shards` that are there."""
+    there = {path.name for path in folder.iterdir()}
+    return [shard for shard in shards if shard.file in there]
 
 
 class Builder(tfds.core.ShardBasedBuilder):
-    """The TFDS dataset: one record an example, wave and codes of int16, in shards of
-    `examples_per_shard` (of `metadata`)."""
+    """The TFDS dataset of shards that `make_all` leaves in `folder`: one record an example."""
 
     name = NAME
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, metadata: dict[str, Any], work: Work, *, data_dir: str):
-        self._metadata, self._work = metadata, work
-        super().__init__(data_dir=data_dir, file_format="array_record")
+    def __init__(
+        self,
+        metadata: dict[str, Any],
+        shards: Sequence[Shard],
+        folder: epath.Path,
+        make_all: Callable[[], None],
+        *,
+        data_dir: str,
+    ):
+        self._metadata, self._shards = metadata, shards
+        self._folder, self._make_all = folder, make_all
+        super().__init__(data_dir=data_dir, file_format=_FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        raw = tfds.features.Encoding.BYTES
-        codes = tfds.features.Tensor(shape=(None, None), dtype=np.int16, encoding=raw)
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "acoustic": codes,
-                    "semantic": codes,
-                    "frames": tfds.features.Scalar(np.int32),
-                    "input": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=raw),
-                    "input_samples": tfds.features.Scalar(np.int32),
-                    "task": tfds.features.Text(),
-                    "caption": tfds.features.Text(),
-                    "provenance": tfds.features.Text(),
-                }
-            ),
+            features=features_dict(),
             metadata=tfds.core.MetadataDict(self._metadata),
             disable_shuffling=True,
         )
 
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        began, before = time.monotonic(), done(self._folder, self._shards)
+        self._make_all()
+        wall = time.monotonic() - began
+        super()._download_and_prepare(dl_manager, download_config)
+        about = {shard: self._about(shard) for shard in self._shards}
+        fresh = sum(about[shard]["seconds"] for shard in about.keys() - set(before))
+        largest, checksums = [], {}
+        for split in dict.fromkeys(shard.split for shard in self._shards):
+            parts = [about[shard] for shard in self._shards if shard.split == split]
+            rows = np.concatenate([np.array(part["lengths"], np.int32) for part in parts])
+            with (self.data_path / lengths_file(split)).open("wb") as file:
+                np.save(file, rows)
+            largest.append(rows.max(0))
+            checksums[split] = [part["sha256"] for part in parts]
+        (self.data_path / CHECKSUMS).write_text(json.dumps(checksums))
+        sizes = dict(zip(LENGTHS, np.max(largest, axis=0).tolist(), strict=True))
+        self.info.metadata.update(
+            sizes,
+            codebooks=max(part["codebooks"] for part in about.values()),
+            channels=max(part["channels"] for part in about.values()),
+            statistics={
+                "hours": sum(part["seconds"] for part in about.values()) / 3600,
+                "hours_per_hour": fresh / wall,
+            },
+        )
+
+    def _about(self, shard: Shard) -> dict[str, Any]:
+        return json.loads((self._folder / f"{shard.file}.json").read_text())
+
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager
-        size = self._metadata["examples_per_shard"]
-        return {
-            split: [
-                partial(self._shard, split, shard, shard * size, min(shard * size + size, total))
-                for shard in range(-(-total // size))
-            ]
-            for split, total in ((name, len(s)) for name, s in self._work.sources.items())
-        }
-
-    def _shard(self, split: str, shard: int, start: int, stop: int) -> Iterator:
-        template = self._get_filename_template(split_name=split)
-        shards = -(-len(self._work.sources[split]) // self._metadata["examples_per_shard"])
-        path = template.sharded_filepath(shard_index=shard, num_shards=shards)
-        kept = self._work.shards / path.name
-        if kept.exists():
-            return self._work.done(start, stop)
-        return self._work.records(split, start, stop, kept.with_name(f"{kept.name}.json"))
+        found: dict[str, list[Callable]] = {}
+        for shard in self._shards:
+            # The keys are counted; what stands for the records is never looked at.
+            keys = partial(zip, range(shard.start, shard.stop), range(shard.start, shard.stop))
+            found.setdefault(shard.split, []).append(keys)
+        return found
 
     def _example_writer(self) -> writer.ExampleWriter:
-        return _ShardKeeper(self.info.file_format, self._work.shards)
-
-    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        began = time.monotonic()
-        super()._download_and_prepare(dl_manager, download_config)
-        self.info.metadata.update(self._work.summary(time.monotonic() - began))
+        return _TakesIn(self._folder)
 
     def _log_download_bytes(self) -> None:
         """Nothing is downloaded; saying so would only confuse."""
@@ -207,36 +253,16 @@ class Builder(tfds.core.ShardBasedBuilder):
     _log_download_done = _log_download_bytes
 
 
-class _ShardKeeper(writer.ExampleWriter):
-    """Writes a shard where an interruption leaves it, unless it is there, and links it in."""
+class _TakesIn(writer.ExampleWriter):
+    """Links a shard that is made to where the builder wants it."""
 
-    def __init__(self, file_format, shards: Path):
-        super().__init__(file_format)
-        self._shards = shards
+    def __init__(self, folder: epath.Path):
+        super().__init__(_FORMAT)
+        self._folder = folder
 
     def write(self, path, examples) -> None:
-        kept = self._shards / Path(path).name
-        if not kept.exists():
-            beside = kept.with_name(f"{kept.name}.partial")
-            super().write(beside, examples)
-            beside.rename(kept)
+        path = epath.Path(path)
         try:
-            os.link(kept, path)
+            os.link(self._folder / path.name, path)
         except OSError:  # a file system without links
-            shutil.copyfile(kept, path)
-
-
-def done_shards(shards: Path) -> list[dict[str, Any]]:
-    """What is known of each shard that is there: examples, seconds of audio, largest sizes."""
-    files = (path for path in shards.glob("*.json") if path.with_suffix("").exists())
-    return [json.loads(path.read_text()) for path in files]
-
-
-def _int16(codes: Any) -> np.ndarray:
-    """Codes [batch, codebooks, frames] as int16."""
-    codes = np.asarray(codes)
-    if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
-        raise ValueError(f"codes are {codes.dtype} {list(codes.shape)}; give integers [B, N, T]")
-    if codes.size and not 0 <= codes.min() <= codes.max() < _FULL_SCALE:
-        raise ValueError(f"codes from {codes.min()} to {codes.max()} do not fit 15 bits")
-    return codes.astype(np.int16)
+            (self._folder / path.name).copy(path)

@@ -8,35 +8,28 @@ import sys
 import time
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from data_pipelines import (
-    SpeechRestoration,
-    open_tokenised,
-    read_manifest,
-    samples_manifest,
-    tokenise,
-)
-from data_pipelines.shards import from_int16, to_int16
+from data_pipelines import open_tokenised, tokenise
+from data_pipelines.records import LENGTHS, from_int16, to_int16
+from data_pipelines.shards import VERSION
+from data_pipelines.verify import _main as main
+from data_pipelines.verify import verify
 from quark_jax.errors import UserError
 
 CODEC = {"codec": "stand-in", "codec_hash": "a1b2", "progress": False}
 
 
-def make_sources(entries) -> dict[str, SpeechRestoration]:
+def make_sources(noises: type) -> dict:
     """20 training and 5 held-out examples of one second."""
-    return {
-        split: SpeechRestoration(
-            [entry for entry in entries if entry.split == split], seconds=1, seed=3, length=length
-        )
-        for split, length in (("train", 20), ("heldout", 5))
-    }
+    return {"train": noises(20, seed=3), "heldout": noises(5, seed=4)}
 
 
 @pytest.fixture
-def sources(entries):
-    return make_sources(entries)
+def sources(noises):
+    return make_sources(noises)
 
 
 def test_tensorflow_is_not_needed(sources, encode, tmp_path):
@@ -76,8 +69,9 @@ def test_the_metadata_says_what_it_was_made_from(sources, encode, tmp_path):
 def test_encode_sees_one_shape(sources, encode, tmp_path):
     shapes = set()
 
-    def watching(waves):
+    def watching(waves, samples):
         shapes.add((waves.shape, waves.dtype))
+        assert samples.tolist() == [16_000] * 8
         return encode(waves)
 
     tokenise(sources, watching, tmp_path, batch_size=8, **CODEC)
@@ -91,7 +85,7 @@ def test_a_complete_dataset_is_left_alone(sources, encode, tmp_path, capsys):
     assert "download" not in printed.lower()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
-    def never(waves):
+    def never(waves, samples):
         raise AssertionError("nothing is left to encode")
 
     tokenise(sources, never, tmp_path, **CODEC)
@@ -102,7 +96,7 @@ def test_a_complete_dataset_is_left_alone(sources, encode, tmp_path, capsys):
 def test_an_interrupted_dataset_is_not_readable_and_goes_on(sources, encode, tmp_path):
     encoded = []
 
-    def breaks(waves):
+    def breaks(waves, samples):
         if len(encoded) == 3:
             raise RuntimeError("power cut")
         encoded.append(len(waves))
@@ -116,13 +110,13 @@ def test_an_interrupted_dataset_is_not_readable_and_goes_on(sources, encode, tmp
 
     resumed = []
     finished = tokenise(
-        sources, lambda w: resumed.append(1) or encode(w), tmp_path / "a", **options
+        sources, lambda w, _: resumed.append(1) or encode(w), tmp_path / "a", **options
     )
     assert len(encoded) + len(resumed) == 5 + 2  # 3 shards were kept, none was made twice
     straight = tokenise(sources, encode, tmp_path / "b", **options)
     assert_same(finished, straight)
     assert finished.metadata["statistics"]["hours"] == straight.metadata["statistics"]["hours"]
-    assert sorted(p.name for p in (tmp_path / "a/tokenised").iterdir()) == ["1.0.0"]
+    assert sorted(p.name for p in (tmp_path / "a/tokenised").iterdir()) == [VERSION]
 
 
 def test_killed_and_run_again_it_is_the_same(sources, encode, tmp_path):
@@ -141,7 +135,7 @@ def test_killed_and_run_again_it_is_the_same(sources, encode, tmp_path):
     options = CODEC | {"batch_size": 4, "examples_per_shard": 4}
     finished = tokenise(sources, encode, tmp_path / "a", **options)
     assert_same(finished, tokenise(sources, encode, tmp_path / "b", **options))
-    assert sorted(p.name for p in (tmp_path / "a/tokenised").iterdir()) == ["1.0.0"]
+    assert sorted(p.name for p in (tmp_path / "a/tokenised").iterdir()) == [VERSION]
 
 
 def test_another_codec_is_refused(sources, encode, tmp_path):
@@ -152,17 +146,17 @@ def test_another_codec_is_refused(sources, encode, tmp_path):
         open_tokenised(tmp_path, codec_hash="ffff")
 
 
-def test_other_examples_are_refused(sources, encode, entries, tmp_path):
+def test_other_examples_are_refused(sources, encode, noises, tmp_path):
     tokenise(sources, encode, tmp_path, **CODEC)
-    sources["train"] = SpeechRestoration(entries[:30], seconds=1, seed=4, length=20)
-    with pytest.raises(UserError, match="was made with splits"):
+    sources["train"] = noises(20, seed=5)
+    with pytest.raises(UserError, match=r"was made with splits.train.seed 3, but this run has 5"):
         tokenise(sources, encode, tmp_path, **CODEC)
 
 
 def test_half_of_another_codecs_shards_is_not_gone_on_with(sources, encode, tmp_path):
     calls = []
 
-    def breaks(waves):
+    def breaks(waves, samples):
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("power cut")
@@ -172,7 +166,7 @@ def test_half_of_another_codecs_shards_is_not_gone_on_with(sources, encode, tmp_
     with pytest.raises(RuntimeError):
         tokenise(sources, breaks, tmp_path, **CODEC, **options)
 
-    def other(waves):
+    def other(waves, samples=None):
         codes = encode(waves)
         return SimpleNamespace(acoustic=codes.semantic, semantic=codes.acoustic)
 
@@ -191,7 +185,7 @@ def test_leftovers_of_a_late_interruption_are_removed(sources, encode, tmp_path)
     tokenise(sources, encode, tmp_path, **CODEC)
     (tmp_path / "tokenised/shards-0123").mkdir()
     tokenise(sources, encode, tmp_path, **CODEC)
-    assert sorted(p.name for p in (tmp_path / "tokenised").iterdir()) == ["1.0.0"]
+    assert sorted(p.name for p in (tmp_path / "tokenised").iterdir()) == [VERSION]
 
 
 def test_what_is_not_there_is_named(sources, encode, tmp_path):
@@ -209,25 +203,180 @@ def test_what_is_not_there_is_named(sources, encode, tmp_path):
         ({"acoustic": np.full((8, 2, 25), -1)}, "do not fit"),
         ({"semantic": np.zeros((8, 2, 25), np.float32)}, "give integers"),
         ({"acoustic": np.zeros((8, 25), np.int32)}, "give integers"),
-        ({"lengths": np.ones((8, 25), np.int32)}, "fixed frame rate"),
     ],
 )
 def test_codes_that_a_record_cannot_hold_are_refused(sources, tmp_path, wrong, says):
     right = {name: np.zeros((8, 2, 25), np.int32) for name in ("acoustic", "semantic")}
     with pytest.raises(ValueError, match=says):
-        tokenise(sources, lambda _: SimpleNamespace(**right | wrong), tmp_path, **CODEC)
+        tokenise(sources, lambda *_: SimpleNamespace(**right | wrong), tmp_path, **CODEC)
     with pytest.raises(UserError):
         open_tokenised(tmp_path)
 
 
-def test_splits_have_to_agree_and_hold_something(entries, encode, tmp_path):
-    short = SpeechRestoration(entries, seconds=1, length=2)
+def test_splits_have_to_agree_and_hold_something(noises, encode, tmp_path):
+    short = noises(2)
     with pytest.raises(UserError, match="differ in rate"):
-        long = SpeechRestoration(entries, seconds=2, length=2)
+        long = noises(2, seconds=2)
         tokenise({"train": short, "heldout": long}, encode, tmp_path, **CODEC)
     with pytest.raises(UserError, match="'heldout' has no examples"):
-        none = SpeechRestoration(entries, seconds=1, length=0)
+        none = noises(0)
         tokenise({"train": short, "heldout": none}, encode, tmp_path, **CODEC)
+
+
+def test_records_of_unlike_lengths_have_their_own_frames(noises, encode, tmp_path):
+    shapes = []
+
+    def watching(waves, samples):
+        shapes.append(waves.shape)
+        return encode(waves + 0.5 * (np.arange(waves.shape[1]) >= samples[:, None]), samples)
+
+    source = noises(45, task="edit", varied=True)
+    made = tokenise(
+        {"train": source}, watching, tmp_path, hop=640, batch_size=4, examples_per_shard=16, **CODEC
+    )
+    assert len(shapes) == 12 and len(set(shapes)) >= 3
+    assert set(shapes) <= {(4, 4000), (4, 8000), (4, 12_000), (4, 16_000)}
+    records, lengths = made.records("train"), made.lengths("train")
+    for index, example in enumerate(source):
+        record, own = records[index], len(example.target)
+        codes = encode(np.pad(example.target, (0, 700), constant_values=0.5)[None])
+        assert record["frames"] == -(-own // 640)
+        assert record["acoustic"].shape == record["semantic"].shape == (2, record["frames"])
+        whole = slice(0, own // 640)  # the rest of the last frame is whatever was padded
+        assert np.array_equal(record["acoustic"][:, whole], codes.acoustic[0, :, whole])
+        for name in ("input", "reference"):
+            wave = getattr(example, name)
+            assert record[f"{name}_samples"] == len(record[name]) == len(wave)
+            assert np.abs(from_int16(record[name]) - wave).max() <= 0.5 / 32768
+        assert record["caption"].decode() == example.caption
+        waves = len(example.input), len(example.reference)
+        assert lengths[index].tolist() == [record["frames"], *waves, len(record["caption"])]
+    largest = dict(zip(LENGTHS, lengths.max(0), strict=True))
+    assert largest.items() <= made.metadata.items()
+    hours = sum(len(example.target) for example in source) / 16_000 / 3600
+    assert abs(made.metadata["statistics"]["hours"] - hours) < 1e-9
+
+
+def test_targets_of_unlike_lengths_need_the_hop(noises, encode, tmp_path):
+    with pytest.raises(ValueError, match="give `hop`"):
+        tokenise({"train": noises(9, varied=True)}, encode, tmp_path, **CODEC)
+
+
+def test_segments_of_a_dynamic_frame_rate_are_held(sources, encode, tmp_path):
+    def dynamic(waves, samples):
+        codes = encode(waves)
+        count = 3 + np.arange(len(waves))[:, None] % 4
+        codes.lengths = np.where(np.arange(25) < count, 2, 0)
+        return codes
+
+    made = tokenise(sources, dynamic, tmp_path, **CODEC)
+    for index, record in enumerate(made.records("train")):
+        frames = 3 + index % 8 % 4
+        assert record["segments"].tolist() == [2] * frames and record["frames"] == frames
+        codes = encode(sources["train"][index].target[None])
+        assert np.array_equal(record["acoustic"], codes.acoustic[0, :, :frames])
+
+
+@pytest.mark.parametrize("task", ["tse", "sr", "tta"])
+def test_features_in_the_place_of_audio(noises, encode, tmp_path, task):
+    def features(waves, samples):
+        assert np.all((np.arange(waves.shape[1]) < samples[:, None]) | (waves == 0))
+        frames = waves[:, : waves.shape[1] // 320 * 320].reshape(len(waves), -1, 320)
+        return np.stack([frames.mean(-1), frames.std(-1), frames.max(-1)], -1)
+
+    source = noises(21, task=task, varied=True)
+    heard = {"features": features, "encoder": "moments", "encoder_hash": "77"}
+    made = tokenise({"train": source}, encode, tmp_path, hop=640, batch_size=4, **heard, **CODEC)
+    assert made.metadata["conditioning"] == {
+        "kind": "features",
+        "encoder": "moments",
+        "encoder_hash": "77",
+    }
+    for record, example in zip(made.records("train"), source, strict=True):
+        for name in ("input", "reference"):
+            wave = getattr(example, name)
+            assert record[name].dtype == ml_dtypes.bfloat16
+            assert record[f"{name}_samples"] == (0 if wave is None else len(wave))
+            if wave is None:
+                assert len(record[name]) == 0
+            else:
+                expected = features(wave[None], np.array([len(wave)]))[0]
+                assert np.array_equal(record[name], expected.astype(ml_dtypes.bfloat16))
+    with pytest.raises(UserError, match=r"conditioning.encoder_hash 77, but this run has 78"):
+        heard["encoder_hash"] = "78"
+        tokenise({"train": source}, encode, tmp_path, hop=640, **heard, **CODEC)
+    with pytest.raises(UserError, match="conditioning"):
+        tokenise({"train": source}, encode, tmp_path, hop=640, **CODEC)
+
+
+def test_ids_are_unique_and_of_the_example_alone(sources, encode, noises, tmp_path):
+    made = tokenise(sources, encode, tmp_path / "a", examples_per_shard=4, **CODEC)
+    ids = [record["id"] for split in made.splits for record in made.records(split)]
+    assert len(set(ids)) == 25
+    sources["heldout"] = noises(5, seed=9)
+    other = tokenise(sources, encode, tmp_path / "b", **CODEC | {"codec_hash": "ffff"})
+    assert [record["id"] for record in other.records("train")] == ids[:20]
+    assert not {record["id"] for record in other.records("heldout")} & set(ids)
+
+
+@pytest.fixture
+def shards(sources, encode, tmp_path):
+    """A dataset of 5 and 2 shards."""
+    return tokenise(sources, encode, tmp_path, batch_size=4, examples_per_shard=4, **CODEC)
+
+
+def test_a_whole_dataset_is_verified(shards, capsys, monkeypatch):
+    assert verify(shards) == {"train": 20, "heldout": 5}
+    folder = str(shards.path.parent.parent)
+    monkeypatch.setattr(sys, "argv", ["verify", folder])
+    assert main() == 0
+    printed = capsys.readouterr().out
+    assert "20 train, 5 heldout records in 7 shards; none lost, doubled or damaged" in printed
+
+
+DAMAGE = {
+    "flipped bit": lambda data, _: data[:20_000] + bytes([data[20_000] ^ 1]) + data[20_001:],
+    "cut off": lambda data, _: data[:65_536],
+    "empty": lambda data, _: b"",
+    "another shard": lambda data, other: other,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_corrupt_shard_is_named_and_refused(shards, damage):
+    bad, other = (shards.path / shards.shards("train")[number].file for number in (3, 1))
+    data = bad.read_bytes()
+    bad.unlink()  # it is linked to
+    bad.write_bytes(DAMAGE[damage](data, other.read_bytes()))
+    with pytest.raises(UserError, match=f"^{bad}: damaged .*; delete this dataset"):
+        verify(shards)
+    with pytest.raises(UserError, match=f"^{bad}: damaged .*; delete this dataset"):
+        list(shards.records("train"))
+    assert len([shards.records("train")[index] for index in range(12)]) == 12
+
+
+def test_a_missing_shard_is_named(shards):
+    gone = shards.path / shards.shards("heldout")[1].file
+    gone.unlink()
+    with pytest.raises(UserError, match=f"^{gone}: no such file; "):
+        verify(shards)
+    with pytest.raises(UserError, match=f"^{gone}: damaged"):
+        shards.records("heldout")[4]
+
+
+def test_damaged_lengths_are_named(shards):
+    np.save(shards.path / "lengths-train.npy", np.zeros((3, 4), np.int32))
+    with pytest.raises(UserError, match=r"lengths-train.npy: of shape \(3, 4\), for 20 records"):
+        shards.lengths("train")
+    (shards.path / "lengths-train.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"lengths-train.npy: cannot be read"):
+        shards.lengths("train")
+
+
+def test_a_dataset_of_an_older_format_is_named(tmp_path):
+    (tmp_path / "tokenised/1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"of format 1.0.0, this is for {VERSION}; delete"):
+        open_tokenised(tmp_path)
 
 
 def test_int16_brings_a_wave_back():
@@ -246,14 +395,13 @@ def assert_same(a, b) -> None:
 
 def run_slowly(folder: str) -> None:
     """The run that is killed: the examples and codes of the other tests, half a second a batch."""
-    from conftest import stand_in
+    from stand_ins import Noises, stand_in
 
-    def encode(waves):
+    def encode(waves, samples):
         time.sleep(0.5)
         return stand_in(waves)
 
-    sources = make_sources(read_manifest(samples_manifest()))
-    tokenise(sources, encode, folder, **CODEC, batch_size=4, examples_per_shard=4)
+    tokenise(make_sources(Noises), encode, folder, **CODEC, batch_size=4, examples_per_shard=4)
 
 
 if __name__ == "__main__":
