@@ -58,8 +58,12 @@ class Cutter:
             self._kept[entry] = wave
         return wave
 
-    def random(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Entry, int]:
+    def random(
+        self, index: int, rng: np.random.Generator, among: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, Entry, int]:
         """A random audible cut of entry `index` (or of the first usable one after it).
+
+        `among` restricts the choice to the entries of these numbers; `index` then counts in it.
 
         Only the cut is decoded where `Entry.length` allows it. Damage elsewhere in such a file is
         then not met; a cut that meets it is taken from the next entry. What is drawn from `rng`
@@ -72,17 +76,17 @@ class Cutter:
             UserError: if no entry can be used.
         """
         places = rng.random(_DRAWS)
-        for step in range(len(self.entries)):
-            entry = self.entries[(index + step) % len(self.entries)]
+        order = range(len(self.entries)) if among is None else among
+        for step in range(len(order)):
+            entry = self.entries[order[(index + step) % len(order)]]
             try:
                 found = self._cut(entry, places)
             except UserError as error:
                 found = self._skip(entry, str(error).removeprefix(f"{entry.path}: "))
             if found is not None:
                 return found[0], entry, found[1]
-        first, reason = next(iter(self.skipped.items()))
         raise UserError(
-            f"none of {len(self.entries)} recordings can be used; {first.path}: {reason}"
+            f"none of {len(order)} recordings can be used; {entry.path}: {self.skipped[entry]}"
         )
 
     def _cut(self, entry: Entry, places: np.ndarray) -> tuple[np.ndarray, int] | None:

@@ -5,6 +5,31 @@ any machine, whatever else was drawn before.
 """
 
 from data_pipelines.examples.base import INPUT_RATE, Example, fingerprint, generator
-from data_pipelines.examples.speech import SpeechRestoration
+from data_pipelines.examples.echo import EchoCancellation
+from data_pipelines.examples.event_editing import EventEditing, EventEdits
+from data_pipelines.examples.events import LanguageQueriedSeparation, Mixing, TextToAudio
+from data_pipelines.examples.mixture import TaskMixture
+from data_pipelines.examples.speech import (
+    OtherSpeakerExtraction,
+    SpeechRestoration,
+    TargetSpeakerExtraction,
+)
+from data_pipelines.examples.voice import VoiceConversion
 
-__all__ = ["INPUT_RATE", "Example", "SpeechRestoration", "fingerprint", "generator"]
+__all__ = [
+    "INPUT_RATE",
+    "EchoCancellation",
+    "EventEditing",
+    "EventEdits",
+    "Example",
+    "LanguageQueriedSeparation",
+    "Mixing",
+    "OtherSpeakerExtraction",
+    "SpeechRestoration",
+    "TargetSpeakerExtraction",
+    "TaskMixture",
+    "TextToAudio",
+    "VoiceConversion",
+    "fingerprint",
+    "generator",
+]

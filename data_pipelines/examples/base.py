@@ -1,14 +1,16 @@
-"""One example, its random generator, and the fingerprint of what it was made from."""
+"""One example, its random generator, and what sources of examples have in common."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.manifests import Entry
+from data_pipelines.simulation import fit
+from quark_jax import audio
 
 INPUT_RATE = 16_000
 
@@ -36,9 +38,25 @@ class Example:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def generator(seed: int, index: int) -> np.random.Generator:
-    """The random generator of example `index` under `seed`: independent of every other pair."""
-    return np.random.Generator(np.random.Philox(key=np.array((seed, index), np.uint64)))
+def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
+    """The random generator of example `index` under `seed`: independent of every other pair, and
+    of the other streams of the same pair."""
+    key = np.array((seed, index), np.uint64)
+    counter = np.array((0, 0, 0, stream), np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+def checked(index: int, length: int) -> int:
+    """`index`, if it is one of a source of `length` examples. Raises IndexError."""
+    if not 0 <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index
+
+
+def at_input_rate(wave: np.ndarray, rate: int) -> np.ndarray:
+    """`wave` [samples] at `rate` Hz as an input or reference: float32 [samples at 16 kHz], of the
+    same duration to the sample."""
+    return fit(audio.resample(wave, rate, INPUT_RATE), round(len(wave) * INPUT_RATE / rate))
 
 
 def fingerprint(entries: Sequence[Entry]) -> str:
@@ -48,3 +66,8 @@ def fingerprint(entries: Sequence[Entry]) -> str:
         record = {k: v for k, v in asdict(entry).items() if k != "path"}
         digest.update(json.dumps(record, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def as_json(config: Any) -> Any:
+    """A dataclass as JSON values, as they come back from a file."""
+    return json.loads(json.dumps(asdict(config) if is_dataclass(config) else config))

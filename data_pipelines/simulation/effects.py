@@ -1,6 +1,17 @@
-"""What a channel does to speech: clipping, packet loss."""
+"""What a channel does to speech: a narrower band, clipping, packet loss."""
 
 import numpy as np
+
+from quark_jax import audio
+
+
+def limit_band(wave: np.ndarray, rate: int, band_rate: int) -> np.ndarray:
+    """`wave` [samples] at `rate` Hz, resampled to `band_rate` Hz and back (soxr HQ): what is above
+    `band_rate` / 2 is gone. A `band_rate` of `rate` or above leaves it as it is."""
+    if band_rate >= rate:
+        return wave
+    narrow = audio.resample(audio.resample(wave, rate, band_rate), band_rate, rate)
+    return np.pad(narrow[: len(wave)], (0, max(0, len(wave) - len(narrow))))
 
 
 def clip_quantiles(wave: np.ndarray, lower: float, upper: float) -> np.ndarray:

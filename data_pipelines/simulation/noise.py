@@ -7,17 +7,22 @@ import numpy as np
 from data_pipelines.simulation.levels import active_power
 
 
-def add_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float, rate: int) -> np.ndarray:
-    """Adds `noise` [samples] to `speech` [samples] at `snr_db`.
+def scale_to_ratio(speech: np.ndarray, other: np.ndarray, ratio_db: float, rate: int) -> np.ndarray:
+    """`other` [samples] scaled so that `speech` [samples] is `ratio_db` above it: float32.
 
     The ratio is that of the powers of the two over their own non-silent parts, so that neither
     pauses in the speech nor gaps in the noise shift it.
     """
-    speech_power, noise_power = active_power(speech, rate), active_power(noise, rate)
-    if speech_power == 0 or noise_power == 0:
-        raise ValueError("the signal-to-noise ratio of a silent signal has no meaning")
-    gain = np.sqrt(speech_power / noise_power / 10 ** (snr_db / 10))
-    return (speech + gain * noise).astype(np.float32)
+    speech_power, other_power = active_power(speech, rate), active_power(other, rate)
+    if speech_power == 0 or other_power == 0:
+        raise ValueError("the ratio of a signal to silence has no meaning")
+    gain = np.sqrt(speech_power / other_power / 10 ** (ratio_db / 10))
+    return (gain * other).astype(np.float32)
+
+
+def add_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float, rate: int) -> np.ndarray:
+    """Adds `noise` [samples] to `speech` [samples] at `snr_db`, measured as in `scale_to_ratio`."""
+    return speech + scale_to_ratio(speech, noise, snr_db, rate)
 
 
 def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> np.ndarray:

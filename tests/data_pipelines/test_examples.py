@@ -9,11 +9,20 @@ import pytest
 
 from data_pipelines import Degradation, Entry, SpeechRestoration
 from data_pipelines.cuts import Cutter
-from data_pipelines.examples import fingerprint
+from data_pipelines.examples import fingerprint, generator
+from data_pipelines.simulation import Rooms
 from quark_jax import audio
 from quark_jax.errors import UserError
 
-NOTHING = Degradation(noise_probability=0, clipping_probability=0, packet_loss_probability=0)
+NOTHING = Degradation(
+    interference_probability=0,
+    reverberation_probability=0,
+    noise_probability=0,
+    bandwidth_probability=0,
+    clipping_probability=0,
+    packet_loss_probability=0,
+)
+ROOMS = Rooms(count=3, rt60=(0.1, 0.2))  # soon made
 
 
 @pytest.fixture
@@ -34,12 +43,12 @@ def same(a, b) -> bool:
 
 
 def test_an_example_depends_on_seed_and_index_alone(entries):
-    source = SpeechRestoration(entries, seconds=2, seed=7, length=100)
+    source = SpeechRestoration(entries, seconds=2, seed=7, length=100, rooms=ROOMS)
     forwards = [source[index] for index in range(8)]
-    again = SpeechRestoration(entries, seconds=2, seed=7, length=100)
+    again = SpeechRestoration(entries, seconds=2, seed=7, length=100, rooms=ROOMS)
     backwards = [again[index] for index in reversed(range(8))][::-1]
     assert all(map(same, forwards, backwards))
-    other = SpeechRestoration(entries, seconds=2, seed=8, length=100)
+    other = SpeechRestoration(entries, seconds=2, seed=8, length=100, rooms=ROOMS)
     assert not any(same(forwards[index], other[index]) for index in range(8))
     later = source[3 + len(entries)]  # the same recording in the next round
     assert later.provenance["file"] == forwards[3].provenance["file"]
@@ -47,7 +56,7 @@ def test_an_example_depends_on_seed_and_index_alone(entries):
 
 
 def test_an_example_says_what_it_is(entries):
-    example = SpeechRestoration(entries, seconds=2, seed=7)[5]
+    example = SpeechRestoration(entries, seconds=2, seed=7, rooms=ROOMS)[5]
     assert example.task == "sr" and example.caption == "" and example.reference is None
     assert example.rate == 16_000
     assert example.input.shape == example.target.shape == (32_000,)
@@ -81,9 +90,14 @@ def test_short_recordings_wrap_round(entries):
 
 
 def test_every_kind_of_noise_comes_up(entries):
-    source = SpeechRestoration(entries, seconds=0.5, seed=3, length=200)
-    kinds = {source[index].provenance["noise"] for index in range(60)}
-    assert kinds == {"white", "pink", "brown", "hum", "babble"}
+    config = replace(NOTHING, noise_probability=0.8)
+    source = SpeechRestoration(entries, seconds=0.5, seed=3, length=200, config=config)
+    examples = [source[index] for index in range(60)]
+    kinds = {example.provenance["noise"] for example in examples}
+    assert kinds == {"", "white", "pink", "brown", "hum", "babble"}
+    for example in examples:
+        quiet = np.array_equal(example.input, example.target)
+        assert quiet == (not example.provenance["noise"])
 
 
 def test_noise_recordings_are_used_where_given(tmp_path, entries):
@@ -137,10 +151,17 @@ def test_kept_waves_cannot_be_changed_and_do_not_travel(entries):
 
 
 def test_an_index_beyond_the_end_is_an_error(entries):
-    source = SpeechRestoration(entries, seconds=1, length=3)
+    source = SpeechRestoration(entries, seconds=1, length=3, config=NOTHING)
     assert len(source) == 3 and len(list(source)) == 3
     with pytest.raises(IndexError):
         source[3]
+
+
+def test_streams_of_one_example_are_independent():
+    first, again, other = generator(3, 4), generator(3, 4), generator(3, 4, stream=1)
+    numbers = first.random(1000)
+    assert np.array_equal(numbers, again.random(1000))
+    assert not np.isin(other.random(1000), numbers).any()
 
 
 def test_fingerprint_follows_the_corpus_not_its_place(entries, tmp_path):
