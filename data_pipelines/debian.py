@@ -18,12 +18,13 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.corpora import LeftOut
 from data_pipelines.debian_captions import caption_by_name
 from data_pipelines.debian_packages import SETS, find_package
 from data_pipelines.manifests import Entry, read_manifest, write_manifest
@@ -35,14 +36,6 @@ from quark_jax.files import replacing
 
 MANIFEST = "manifest.jsonl"
 _G722_RATE = 16_000
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file that cannot be used, as PACKAGE/PATH below usr/share, and the reason."""
-
-    file: str
-    reason: str
 
 
 def build(

@@ -1,30 +1,28 @@
 """Manifests: which recordings a corpus holds, one line each.
 
 Read: JSON lines, and the scp lists in use in the field (`utt path`, `utt speaker path`,
-`utt rate start frames path`). Written: JSON lines.
+`utt rate start frames path`). Written: JSON lines. `data_pipelines.corpora` makes them.
 
-    python -m data_pipelines.manifests FOLDER OUT.jsonl --language en --licence CC0-1.0
-
-makes a manifest of all audio below a folder and lists the files that cannot be used, with reasons.
+Manifests and audio may lie in a cloud bucket (gs://, s3://), read through etils.epath.
 """
 
-import argparse
 import json
 import os
-import sys
+import posixpath
+import tempfile
 import uuid
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from sys import intern
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
+from etils import epath
 
-from data_pipelines.simulation import is_silent
 from quark_jax import audio
-from quark_jax.commands import guarded
 from quark_jax.errors import UserError
 
 AUDIO_SUFFIXES = frozenset(
@@ -32,12 +30,15 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-@dataclass(frozen=True)
+AnyPath: TypeAlias = Path | epath.Path
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One recording, or a section of one.
 
     Attributes:
-        path: the audio file.
+        path: the audio file, here or in a bucket.
         id: its name within the corpus; the path as written in the manifest where none is given.
         seconds: duration; None where unknown.
         rate: sample rate of the file in Hz; None where unknown.
@@ -51,7 +52,7 @@ class Entry:
             spoken in it.
     """
 
-    path: Path
+    path: AnyPath
     id: str
     seconds: float | None = None
     rate: int | None = None
@@ -71,7 +72,8 @@ class Entry:
         """The recording, or `samples` samples of it from `start`, as one channel.
 
         A part is exactly that slice of the whole. It is read alone where `length` gives a number;
-        else all is decoded, for resampled and lossy audio differs by where decoding begins.
+        else all is decoded, for resampled and lossy audio differs by where decoding begins, and
+        a file in a bucket is fetched in one piece.
 
         Returns:
             float32 [samples] at `rate` Hz; fewer than asked for at the end of the recording.
@@ -87,11 +89,13 @@ class Entry:
 
     def length(self, rate: int) -> int | None:
         """Samples at `rate` Hz, from the header; None where only decoding all of it can tell:
-        where it has to be resampled, or is lossy.
+        where it has to be resampled, is lossy, or lies in a bucket.
 
         Raises:
             UserError: if the file cannot be opened.
         """
+        if in_bucket(self.path):
+            return None
         audio.info(self.path)  # for its errors
         header = soundfile.info(self.path)
         if self.rate not in (None, rate) or not _is_pcm(header, rate):
@@ -101,7 +105,7 @@ class Entry:
     def _read_part(self, rate: int, start: int, samples: int) -> np.ndarray | None:
         """None where it cannot be read alone, is not there, or is damaged: reading the whole then
         gives it, or says what is wrong."""
-        if self.rate not in (None, rate):
+        if self.rate not in (None, rate) or in_bucket(self.path):
             return None
         if self.frames is not None and start + samples > self.frames:
             return None
@@ -118,9 +122,10 @@ class Entry:
         return block.mean(axis=1, dtype=np.float32)
 
     def _read_whole(self, rate: int) -> np.ndarray:
-        if self.start == 0 and self.frames is None:
-            return audio.read(self.path, rate=rate)[0]
-        wave, file_rate = audio.read(self.path)
+        with local_copy(self.path) as path:
+            if self.start == 0 and self.frames is None:
+                return audio.read(path, rate=rate)[0]
+            wave, file_rate = audio.read(path)
         if self.rate not in (None, file_rate):
             raise UserError(
                 f"{self.path}: {file_rate} Hz, but the manifest's section is given at "
@@ -135,16 +140,16 @@ class Entry:
         return audio.resample(wave[self.start : stop], file_rate, rate)
 
 
-@dataclass(frozen=True)
-class ScanResult:
-    """What `scan` found: `entries` that can be used, and (path, reason) of each that cannot."""
-
-    entries: list[Entry]
-    rejected: list[tuple[Path, str]]
+def read_manifest(path: str | os.PathLike, *, root: str | os.PathLike | None = None) -> list[Entry]:
+    """All entries of a manifest; arguments and errors as those of `iterate_manifest`."""
+    return list(iterate_manifest(path, root=root))
 
 
-def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[Entry]:
-    """Reads a manifest: JSON lines, or one of the three scp forms; empty lines are passed over.
+def iterate_manifest(
+    path: str | os.PathLike, *, root: str | os.PathLike | None = None
+) -> Iterator[Entry]:
+    """Reads a manifest line by line: JSON lines, or one of the three scp forms; empty lines are
+    passed over.
 
     Args:
         path: the manifest.
@@ -155,43 +160,36 @@ def read_manifest(path: str | Path, *, root: str | Path | None = None) -> list[E
         UserError: naming file and line, for a line that is malformed or a path that leaves its
             root; also if there is no such manifest or it lists nothing.
     """
-    path = Path(path)
+    base = _base(epath.Path(path).parent if root is None else root)
+    number = entries = 0
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with epath.Path(path).open("r", encoding="utf-8") as file:
+            for line in file:
+                number += 1
+                if line.strip():
+                    yield _parse(line, base, free=root is None)
+                    entries += 1
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: cannot read the manifest ({reason}); check the path") from error
-    entries = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = _parse_json(line) if line.lstrip().startswith("{") else _parse_scp(line)
-            record["path"] = _resolve(record["path"], path.parent, root)
-            entries.append(Entry(**record))
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from error
+    except _BadLine as error:
+        raise UserError(f"{path}:{number}: {error}") from error
     if not entries:
         raise UserError(f"{path}: the manifest lists no recordings; make it again")
-    return entries
 
 
-def write_manifest(entries: Iterable[Entry], path: str | Path) -> None:
+def write_manifest(entries: Iterable[Entry], path: str | os.PathLike) -> None:
     """Writes JSON lines, paths relative to the manifest's folder where they lie in it.
 
     The file is written beside its place and renamed, so that a failed write leaves an older one.
     """
-    path = Path(path)
-    base = _absolute(path.parent)
+    path = epath.Path(path)
+    base = _base(path.parent)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with beside.open("w", encoding="utf-8") as file:
             for entry in entries:
-                record = {k: v for k, v in asdict(entry).items() if v not in (None, "", ())}
-                place = _absolute(entry.path)
-                inside = place.is_relative_to(base)
-                record["path"] = (place.relative_to(base) if inside else place).as_posix()
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(_to_line(entry, base))
         beside.replace(path)
     except OSError as error:
         raise UserError(
@@ -201,65 +199,37 @@ def write_manifest(entries: Iterable[Entry], path: str | Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def scan(
-    folder: str | Path,
-    *,
-    language: str = "",
-    licence: str = "",
-    split: str = "train",
-    workers: int | None = None,
-    progress: bool = True,
-) -> ScanResult:
-    """Decodes every audio file below `folder` and lists it, in the order of the paths.
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether a path is one of a cloud bucket (gs://, s3://)."""
+    return "://" in os.fspath(path)
 
-    Args:
-        folder: searched with all its subfolders for files with the suffix of an audio format.
-        language, licence, split: written to every entry.
-        workers: files decoded at the same time; None for one a core.
-        progress: show a progress bar.
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file itself where it is here; of one in a bucket a temporary copy, fetched in one
+    request: recordings are small, and decoders seek.
 
     Raises:
-        UserError: if there is no such folder, or no audio file in it.
+        UserError: naming the file in the bucket, if it cannot be fetched, or the block raises it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; check the path")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not paths:
-        raise UserError(f"{folder}: no audio files; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-
-    def examine(path: Path) -> Entry | str:
+    if not in_bucket(path):
+        yield Path(path)
+        return
+    with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
         try:
-            found = audio.info(path)
-            # A list, not any(): damage after the first audible block has to be met as well.
-            if all([is_silent(block) for block in audio.read_blocks(path)]):
-                return "silent"
+            copy.write(epath.Path(path).read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; check the path") from error
+        except Exception as error:  # the libraries of the clouds have many of their own
+            raise UserError(
+                f"{path}: cannot be fetched ({error}); check network and credentials, and that "
+                "gcsfs (gs://) or s3fs (s3://) is installed"
+            ) from error
+        copy.flush()
+        try:
+            yield Path(copy.name)
         except UserError as error:
-            return str(error).removeprefix(f"{path}: ")
-        return Entry(
-            path=path,
-            id=path.relative_to(folder).as_posix(),
-            seconds=round(found.seconds, 4),
-            rate=found.rate,
-            channels=found.channels,
-            language=language,
-            licence=licence,
-            split=split,
-        )
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(examine, paths),
-            total=len(paths),
-            desc="Scanning",
-            unit=" files",
-            disable=not progress,
-        )
-        found = list(zip(paths, bar, strict=True))
-    return ScanResult(
-        entries=[entry for _, entry in found if isinstance(entry, Entry)],
-        rejected=[(path, reason) for path, reason in found if isinstance(reason, str)],
-    )
+            raise UserError(str(error).replace(copy.name, str(path))) from error
 
 
 def _is_pcm(file: soundfile.SoundFile | soundfile._SoundFileInfo, rate: int) -> bool:
@@ -267,22 +237,47 @@ def _is_pcm(file: soundfile.SoundFile | soundfile._SoundFileInfo, rate: int) -> 
     return file.samplerate == rate and file.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
 
 
+class _BadLine(ValueError):
+    """What is wrong with a line."""
+
+
+_KINDS = {field.name: field.type for field in fields(Entry)}
+_KINDS |= {"path": str, "captions": list, "seconds": float | int | None}
+_REPEATED = ("speaker", "language", "split", "licence", "domain")
+
+
+def _parse(line: str, base: str, *, free: bool) -> Entry:
+    record = _parse_json(line) if line.lstrip().startswith("{") else _parse_scp(line)
+    record["path"] = _resolve(record["path"], base, free=free)
+    for name in _REPEATED:  # kept once in memory
+        if name in record:
+            record[name] = intern(record[name])
+    return Entry(**record)
+
+
+def _to_line(entry: Entry, base: str) -> str:
+    record = {name: getattr(entry, name) for name in _KINDS}
+    record = {name: value for name, value in record.items() if value not in (None, "", ())}
+    place = _absolute(entry.path)
+    record["path"] = place[len(base) :] if place.startswith(base) else place
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
 def _parse_json(line: str) -> dict:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}); give one object a line") from error
-    kinds = {field.name: field.type for field in fields(Entry)} | {"path": str, "captions": list}
+        raise _BadLine(f"not JSON ({error.msg}); give one object a line") from error
     for name, value in record.items():
-        if name not in kinds:
-            raise ValueError(f"unknown field {name!r}; known are {', '.join(kinds)}")
-        kind = kinds[name] if name != "seconds" else float | int | None
+        if name not in _KINDS:
+            raise _BadLine(f"unknown field {name!r}; known are {', '.join(_KINDS)}")
+        kind = _KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"field {name!r} is {value!r}; it has to be of type {_name(kind)}")
+            raise _BadLine(f"field {name!r} is {value!r}; it has to be of type {_name(kind)}")
     if not record.get("path"):
-        raise ValueError("field 'path' is missing; every line needs one")
+        raise _BadLine("field 'path' is missing; every line needs one")
     if not all(isinstance(text, str) and text.strip() for text in record.get("captions", ())):
-        raise ValueError("field 'captions' has to be a list of texts, none of them empty")
+        raise _BadLine("field 'captions' has to be a list of texts, none of them empty")
     record["captions"] = tuple(record.get("captions", ()))
     return _checked({"id": record["path"]} | record)
 
@@ -297,13 +292,13 @@ def _parse_scp(line: str) -> dict:
             try:
                 numbers = {"rate": int(rate), "start": int(start), "frames": int(frames)}
             except ValueError as error:
-                raise ValueError(
+                raise _BadLine(
                     f"rate, start and frames are {rate}, {start}, {frames}; give whole numbers"
                 ) from error
             record = _checked({"id": utterance, "path": path} | numbers)
             return record | {"seconds": record["frames"] / record["rate"]}
         case parts:
-            raise ValueError(
+            raise _BadLine(
                 f"{len(parts)} fields; an scp line is 'utt path', 'utt speaker path' or "
                 "'utt rate start frames path' (for paths with spaces use JSON lines)"
             )
@@ -314,63 +309,31 @@ def _checked(record: dict) -> dict:
     for name, least in {"seconds": 0, "rate": 1, "channels": 1, "start": 0, "frames": 1}.items():
         value = record.get(name)
         if value is not None and not least <= value < float("inf"):
-            raise ValueError(f"field {name!r} is {value}; it has to be at least {least}")
+            raise _BadLine(f"field {name!r} is {value}; it has to be at least {least}")
     return record
 
 
-def _resolve(text: str, folder: Path, root: str | Path | None) -> Path:
-    """The place of an audio file; refused where it leaves the root by its name."""
-    base = _absolute(folder if root is None else root)
-    place = _absolute(base / text)
-    free = root is None and Path(text).is_absolute()
-    if not free and not place.is_relative_to(base):
-        raise ValueError(f"path {text!r} leaves {base}; keep the audio below it")
-    return place
+def _resolve(text: str, base: str, *, free: bool) -> AnyPath:
+    """The place of an audio file; refused where it leaves the base by its name."""
+    absolute = in_bucket(text) or text.startswith("/")
+    place = _absolute(text if absolute else base + text)
+    if not place.startswith(base) and not (free and absolute):
+        raise _BadLine(f"path {text!r} leaves {base}; keep the audio below it")
+    return epath.Path(place) if in_bucket(place) else Path(place)
 
 
-def _absolute(path: str | Path) -> Path:
+def _base(folder: str | os.PathLike) -> str:
+    """What the paths of all that lies in a folder begin with."""
+    return posixpath.join(_absolute(folder), "")
+
+
+def _absolute(path: str | os.PathLike) -> str:
     """Without `..`, and without following links: corpora are often linked together."""
-    return Path(os.path.normpath(Path(path).absolute()))
+    if in_bucket(path):
+        scheme, _, place = os.fspath(path).partition("://")
+        return f"{scheme}://{posixpath.normpath(place)}"
+    return os.path.abspath(path)  # noqa: PTH100 (a Path costs ten times as much)
 
 
 def _name(kind: type) -> str:
     return getattr(kind, "__name__", str(kind))
-
-
-def _main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.manifests",
-        description="Make a manifest (JSON lines) of all audio below a folder.",
-    )
-    parser.add_argument("folder", type=Path, help="searched with all its subfolders")
-    parser.add_argument("out", type=Path, help="the manifest to write, as .jsonl")
-    parser.add_argument("--language", default="", help="written to every line, e.g. en")
-    parser.add_argument("--licence", default="", help="written to every line, e.g. CC-BY-4.0")
-    parser.add_argument("--split", default="train", help="written to every line (default: train)")
-    parser.add_argument("--workers", type=int, help="files decoded at once (default: one a core)")
-    given = parser.parse_args()
-    return guarded(lambda: _scan_and_write(given))
-
-
-def _scan_and_write(given: argparse.Namespace) -> None:
-    result = scan(
-        given.folder,
-        language=given.language,
-        licence=given.licence,
-        split=given.split,
-        workers=given.workers,
-    )
-    for path, reason in result.rejected:
-        print(f"left out {path}: {reason}", file=sys.stderr)
-    if not result.entries:
-        raise UserError(f"{given.folder}: none of its audio files can be used")
-    write_manifest(result.entries, given.out)
-    hours = sum(entry.seconds for entry in result.entries) / 3600
-    print(
-        f"{given.out}: {len(result.entries)} recordings, {hours:.2f} h; "
-        f"{len(result.rejected)} left out"
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -3,8 +3,11 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data_pipelines import Entry, read_manifest, samples_manifest
 
@@ -33,3 +36,21 @@ def noises() -> type:
 @pytest.fixture(scope="session")
 def encode():
     return _STAND_INS.stand_in
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> MemoryFileSystem:
+    """What gs:// paths lead to: a file system in memory that speaks as gcsfs does."""
+
+    class Bucket(MemoryFileSystem):
+        cachable = False
+        store: ClassVar = {}
+        pseudo_dirs: ClassVar = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return str(path).removeprefix("gs://").rstrip("/")
+
+    files = Bucket()
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
+    return files
