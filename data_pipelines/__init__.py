@@ -7,25 +7,27 @@ from etils import epy
 # Lazy, so that a part runs as a command, and without loading the others' libraries.
 with epy.lazy_api_imports(globals()):
     from data_pipelines.examples import Example, SpeechRestoration
-    from data_pipelines.loader import Batches, codec_batches, token_batches
-    from data_pipelines.manifests import Entry, ScanResult, read_manifest, scan, write_manifest
+    from data_pipelines.loader import Batches, codec_batches
+    from data_pipelines.manifests import Entry, iterate_manifest, read_manifest, write_manifest
+    from data_pipelines.sequences import example_batches, token_batches
     from data_pipelines.simulation import Degradation, degrade
-    from data_pipelines.tokenised import TokenisedDataset, open_tokenised, tokenise
+    from data_pipelines.tokenised import Beam, TokenisedDataset, open_tokenised, tokenise
 
 __all__ = [
     "Batches",
+    "Beam",
     "Degradation",
     "Entry",
     "Example",
-    "ScanResult",
     "SpeechRestoration",
     "TokenisedDataset",
     "codec_batches",
     "degrade",
+    "example_batches",
+    "iterate_manifest",
     "open_tokenised",
     "read_manifest",
     "samples_manifest",
-    "scan",
     "token_batches",
     "tokenise",
     "write_manifest",

@@ -5,7 +5,7 @@ n equal parts, and worker processes only change who computes what. The iterator'
 number of steps taken, so that it can be carried to another number of processes or workers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,8 @@ from absl import flags
 
 from data_pipelines.cuts import Cutter
 from data_pipelines.manifests import Entry
-from data_pipelines.records import from_int16
 from data_pipelines.simulation import fit, set_peak
-from data_pipelines.tokenised import TokenisedDataset
 from quark_jax.errors import UserError
-from quark_jax.lm.tasks import TASK_IDS
 
 Batch = np.ndarray | dict[str, np.ndarray]
 
@@ -43,10 +40,14 @@ class Batches(grain.DatasetIterator):
         *,
         num_workers: int,
         made_with: dict[str, Any],
-        cutters: Sequence[Cutter] = (),
+        cutters: Sequence[Any] = (),
+        after: Callable[[Batch], Any] | None = None,
     ):
+        """`parts` are the batches, those of `cutters` report what they skip, and `after` is done
+        to each batch in a thread of this process, ahead of its use."""
         super().__init__()
         self._parts = parts.map(_WithSkipped(cutters))
+        self._after = after
         self._num_workers = num_workers
         self._made_with = made_with
         self.skipped = _skipped(cutters)
@@ -96,6 +97,10 @@ class Batches(grain.DatasetIterator):
             if not flags.FLAGS.is_parsed():  # workers read Grain's absl flags; defaults will do
                 flags.FLAGS.mark_as_parsed()
             rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
+        if self._after is not None:
+            rest = grain.experimental.ThreadPrefetchIterDataset(
+                rest.map(_OnBatch(self._after)), prefetch_buffer_size=2
+            )
         self._rest = iter(rest)
 
 
@@ -106,17 +111,27 @@ class _Report:
     skipped: dict[Entry, str]
 
 
+@dataclass(frozen=True)
+class _OnBatch:
+    """Does something to a batch, and leaves alone what was skipped."""
+
+    change: Callable[[Batch], Any]
+
+    def __call__(self, pair: tuple[Batch, _Report]) -> tuple[Any, _Report]:
+        return self.change(pair[0]), pair[1]
+
+
 class _WithSkipped:
     """Adds to a batch what the process that made it has skipped."""
 
-    def __init__(self, cutters: Sequence[Cutter]):
+    def __init__(self, cutters: Sequence[Any]):
         self._cutters = cutters
 
     def __call__(self, batch: Batch) -> tuple[Batch, _Report]:
         return batch, _Report(_skipped(self._cutters))
 
 
-def _skipped(cutters: Sequence[Cutter]) -> dict[Entry, str]:
+def _skipped(cutters: Sequence[Any]) -> dict[Entry, str]:
     return {entry: reason for cutter in cutters for entry, reason in dict(cutter.skipped).items()}
 
 
@@ -179,8 +194,8 @@ def codec_batches(
         items = grain.MapDataset.source(usable).map(
             lambda entry: fit(cutter.read(entry), cutter.samples)
         )
-    return _batches(
-        items,
+    return make_batches(
+        [(items, 1.0)],
         batch_size=batch_size,
         made_with=made_with,
         cutters=cutters,
@@ -249,76 +264,19 @@ def _durations(entries: Sequence[Entry]) -> np.ndarray:
     return np.nan_to_num(seconds, nan=known.mean() if len(known) else 1.0)
 
 
-def token_batches(
-    dataset: TokenisedDataset,
-    *,
-    split: str = "train",
-    batch_size: int,
-    seed: int = 0,
-    train: bool = True,
-    drop_remainder: bool = True,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    num_workers: int = 0,
-) -> Batches:
-    """Batches of the language model from a tokenised dataset, B = batch_size / shard_count items.
-
-    A batch is a dict of task int32 [B]; input float32 [B, S at 16 kHz], input_samples int32 [B];
-    acoustic, semantic int32 [B, N, T]; frames int32 [B]. S and T are the dataset's largest, items
-    are padded with zeros on the right.
-
-    Args:
-        dataset: what to read.
-        split: which of its splits.
-        batch_size: of all processes together.
-        seed: of the order.
-        train: endless, shuffled anew each round; otherwise one pass in order.
-        drop_remainder, shard_index, shard_count, num_workers: as in `codec_batches`.
-
-    Raises:
-        UserError: if there is no such split, or it holds less than a batch in one pass.
-    """
-    records = dataset.records(split)
-    items = grain.MapDataset.source(records)
-    if train:
-        items = items.seed(seed).shuffle().repeat()
-    sizes = {name: dataset.metadata[name] for name in ("frames", "input_samples")}
-    return _batches(
-        items.map(partial(_item, **sizes)),
-        batch_size=batch_size,
-        made_with={"batch_size": batch_size, "seed": seed, "records": len(records)},
-        drop_remainder=drop_remainder,
-        shard=(shard_index, shard_count),
-        num_workers=num_workers,
-    )
-
-
-def _item(record: dict[str, Any], *, frames: int, input_samples: int) -> dict[str, np.ndarray]:
-    """One record as the language model reads it, padded to static shapes."""
-    streams = {
-        name: np.pad(record[name].astype(np.int32), ((0, 0), (0, frames - record[name].shape[1])))
-        for name in ("acoustic", "semantic")
-    }
-    wave = from_int16(record["input"])
-    return streams | {
-        "task": np.int32(TASK_IDS[record["task"].decode()]),
-        "input": np.pad(wave, (0, input_samples - len(wave))),
-        "input_samples": np.int32(record["input_samples"]),
-        "frames": np.int32(record["frames"]),
-    }
-
-
-def _batches(
-    items: grain.MapDataset,
+def make_batches(
+    pools: Sequence[tuple[grain.MapDataset, float]],
     *,
     batch_size: int,
     made_with: dict[str, Any],
     drop_remainder: bool,
     shard: tuple[int, int],
     num_workers: int,
-    cutters: Sequence[Cutter] = (),
+    cutters: Sequence[Any] = (),
+    after: Callable[[Batch], Any] | None = None,
 ) -> Batches:
-    """Batches of `items`, of which shard i of n takes the i-th part of each global batch."""
+    """Batches, each of the items of one pool, the pools in proportion to their weights; shard i of
+    n takes the i-th part of each global batch."""
     index, count = shard
     if batch_size % count or not 0 <= index < count:
         raise UserError(
@@ -327,11 +285,18 @@ def _batches(
         )
     if count > 1 and not drop_remainder:
         raise UserError("drop_remainder=False needs one process: parts have to be equal")
-    if drop_remainder:
-        if len(items) < batch_size:
-            raise UserError(
-                f"{len(items)} items do not fill a batch of {batch_size}; choose a smaller batch"
-            )
-        items = items[: len(items) // batch_size * batch_size]
-    parts = items.batch(batch_size // count, drop_remainder=drop_remainder)[index::count]
-    return Batches(parts, num_workers=num_workers, made_with=made_with, cutters=cutters)
+    parts = []
+    for items, _ in pools:
+        if drop_remainder:
+            if len(items) < batch_size:
+                raise UserError(
+                    f"{len(items)} items do not fill a batch of {batch_size}; choose a smaller one"
+                )
+            items = items[: len(items) // batch_size * batch_size]
+        items = items.batch(batch_size // count, drop_remainder=drop_remainder)
+        parts.append(items[index::count])
+    weights = [weight for _, weight in pools]
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
+    return Batches(
+        mixed, num_workers=num_workers, made_with=made_with, cutters=cutters, after=after
+    )

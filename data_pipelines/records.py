@@ -79,29 +79,16 @@ class Networks:
         for part, batch, samples in self._batches(waves, seconds * examples[0].rate):
             codes = self.encode(batch, samples)
             acoustic, semantic = _int16(codes.acoustic), _int16(codes.semantic)
-            lengths = getattr(codes, "lengths", None)
-            if lengths is not None:
-                lengths = np.asarray(lengths).astype(np.int16)
-                frames = (lengths > 0).sum(1)
-            else:
-                lengths = np.zeros((len(batch), 0), np.int16)
-                frames = self._frames(samples, acoustic.shape[-1])
+            segments, frames = codes_lengths(codes, samples, self.hop)
             for place, index in enumerate(part):
                 own = slice(0, int(frames[place]))
                 made[index] = {
                     "acoustic": acoustic[place, :, own],
                     "semantic": semantic[place, :, own],
                     "frames": own.stop,
-                    "segments": lengths[place, own],
+                    "segments": segments[place, own].astype(np.int16),
                 }
         return made
-
-    def _frames(self, samples: np.ndarray, most: int) -> np.ndarray:
-        if self.hop is not None:
-            return np.minimum(-(-samples // self.hop), most)
-        if np.ptp(samples):
-            raise ValueError("the targets differ in length: give `hop`, the samples of a frame")
-        return np.full(len(samples), most)
 
     def _audio(self, examples: list[Example], seconds: float) -> dict[tuple[int, str], np.ndarray]:
         """What a record holds of the inputs and references that there are."""
@@ -140,6 +127,23 @@ class Networks:
             for row, wave in zip(batch, rows, strict=True):
                 row[: len(wave)] = wave
             yield part, batch, samples
+
+
+def codes_lengths(
+    codes: Codes, samples: np.ndarray, hop: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of codes of targets with these samples [batch], `hop` to a frame: how long each frame is
+    [batch, frames], or [batch, 0] where the rate is fixed; and each item's true frames [batch]."""
+    segments, most = getattr(codes, "lengths", None), np.shape(codes.acoustic)[-1]
+    if segments is not None:
+        segments = np.asarray(segments)
+        return segments, (segments > 0).sum(1)
+    fixed = np.zeros((len(samples), 0), np.int32)
+    if hop is not None:
+        return fixed, np.minimum(-(-samples // hop), most)
+    if np.ptp(samples):
+        raise ValueError("the targets differ in length: give `hop`, the samples of a frame")
+    return fixed, np.full(len(samples), most)
 
 
 def lengths(record: Record) -> list[int]:

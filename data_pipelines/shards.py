@@ -107,7 +107,7 @@ class Work:
         networks: what is computed of them.
         prefixes: of the records' ids, by split.
         folder: where shards that are done lie, each with a JSON file of the same name that tells
-            examples, seconds, codebooks, channels (of features), lengths and the file's SHA-256.
+            examples, seconds, lengths, codebooks, channels (of features), dynamic and sha256.
     """
 
     sources: Mapping[str, ExampleSource]
@@ -120,7 +120,8 @@ class Work:
         kept = self.folder / shard.file
         if kept.exists():
             return
-        about: dict[str, Any] = {"examples": shard.stop - shard.start, "lengths": [], "channels": 0}
+        about: dict[str, Any] = {"examples": shard.stop - shard.start, "lengths": []}
+        about |= {"channels": 0, "dynamic": False}
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / shard.file
             features = features_dict()
@@ -160,6 +161,7 @@ class Work:
             yield index, record | {"id": record_id(self.prefixes[shard.split], index)}
             about["lengths"].append(lengths(record))
             about["codebooks"] = len(record["acoustic"])
+            about["dynamic"] |= len(record["segments"]) > 0
             if self.networks.features is not None:
                 about["channels"] = max(about["channels"], _channels(record))
             made(1)
@@ -226,6 +228,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             sizes,
             codebooks=max(part["codebooks"] for part in about.values()),
             channels=max(part["channels"] for part in about.values()),
+            dynamic=any(part["dynamic"] for part in about.values()),
             statistics={
                 "hours": sum(part["seconds"] for part in about.values()) / 3600,
                 "hours_per_hour": fresh / wall,

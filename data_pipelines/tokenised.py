@@ -47,7 +47,7 @@ class TokenisedDataset:
         metadata: codec (name), codec_hash, conditioning (kind "audio", or "features" with encoder
             and encoder_hash), rate (Hz), seconds, splits (what the examples of each depend on),
             prefixes (of the records' ids, by split), examples_per_shard; codebooks; channels of
-            the features, else 0; the largest
+            the features, else 0; dynamic, whether the frame rate is; the largest
             frames, input_samples, reference_samples and caption_bytes of any record; statistics.
         splits: number of records by split.
     """

@@ -115,17 +115,6 @@ def test_one_pass_reads_the_records_in_order(dataset):
         assert np.array_equal(batch["input"][place], from_int16(record["input"]))
 
 
-def test_shorter_records_are_padded_on_the_right(dataset, monkeypatch):
-    monkeypatch.setitem(dataset.metadata, "frames", 15)
-    monkeypatch.setitem(dataset.metadata, "input_samples", 9000)
-    batch = next(token_batches(dataset, split="heldout", batch_size=2, train=False))
-    record = dataset.records("heldout")[1]
-    assert batch["acoustic"].shape == (2, 2, 15) and batch["input"].shape == (2, 9000)
-    assert np.array_equal(batch["acoustic"][1, :, :13], record["acoustic"])
-    assert not batch["acoustic"][:, :, 13:].any() and not batch["input"][:, 8320:].any()
-    assert batch["frames"].tolist() == [13, 13] and batch["input_samples"].tolist() == [8320] * 2
-
-
 def test_training_shuffles_each_round_anew_and_loses_nothing(dataset):
     batches = take(token_batches(dataset, batch_size=11, seed=5), 4)
     whole = [record["acoustic"].tobytes() for record in dataset.records("train")]
