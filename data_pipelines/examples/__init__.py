@@ -6,6 +6,7 @@ any machine, whatever else was drawn before.
 
 from data_pipelines.examples.base import INPUT_RATE, Example, fingerprint, generator
 from data_pipelines.examples.echo import EchoCancellation
+from data_pipelines.examples.editing import SpeechEditing, SpeechEdits
 from data_pipelines.examples.event_editing import EventEditing, EventEdits
 from data_pipelines.examples.events import LanguageQueriedSeparation, Mixing, TextToAudio
 from data_pipelines.examples.mixture import TaskMixture
@@ -25,6 +26,8 @@ __all__ = [
     "LanguageQueriedSeparation",
     "Mixing",
     "OtherSpeakerExtraction",
+    "SpeechEditing",
+    "SpeechEdits",
     "SpeechRestoration",
     "TargetSpeakerExtraction",
     "TaskMixture",
