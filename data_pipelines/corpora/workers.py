@@ -40,7 +40,7 @@ def workers(number: int | None) -> Iterator[Callable[..., Iterator]]:
     if number == 1:
         yield lambda function, tasks: _in_order(_Here(), function, tasks, 0)
         return
-    pool = ProcessPoolExecutor(number, get_context("spawn"), initializer=_ignore_interrupts)
+    pool = _Pool(number, get_context("spawn"))
     try:
         yield lambda function, tasks: _in_order(pool, function, tasks, number * _AHEAD)
     except BrokenProcessPool as error:
@@ -77,6 +77,13 @@ class _Here(Executor):
         return future
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Pool(ProcessPoolExecutor):
+    """Ctrl-C reaches every process of a terminal. The first one ends the others, which are started
+    with the signal blocked: they take it at no time, not even while they import."""
+
+    def submit(self, *work) -> Future:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            return super().submit(*work)  # starts a process where one is wanting
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
