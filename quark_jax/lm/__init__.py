@@ -3,6 +3,7 @@
 from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import (
     Conditions,
+    Packing,
     Section,
     Targets,
     drop_sections,
@@ -23,6 +24,7 @@ __all__ = [
     "LMConfig",
     "LMLoss",
     "LanguageModel",
+    "Packing",
     "Parallel",
     "Pattern",
     "Sampling",

@@ -1,7 +1,8 @@
-"""The prefix: sections of unlike lengths laid end to end without gaps, right-padded as a whole."""
+"""Sequences: sections of unlike lengths laid end to end without gaps, right-padded as a whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,49 @@ class Targets:
     frames: jax.Array
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Sequences that share rows: `items` neighbours of a batch in each row of `positions`, end to
+    end. Those with 0 frames take no room."""
+
+    items: int
+    positions: int
+
+
+class Packed(NamedTuple):
+    """Sequences laid out in rows."""
+
+    features: jax.Array  # [rows, positions, width]
+    positions: jax.Array  # [rows, positions], of each within its sequence
+    segments: jax.Array  # [rows, positions], the number of its sequence in the row
+    source: jax.Array  # [rows, items * length], where the positions of each sequence lie
+    fits: jax.Array  # [rows], whether all sequences have room
+
+
+def pack(sequences: Section, packing: Packing) -> Packed:
+    """Lay sequences [rows * items, length, width] out in rows."""
+    count, length, width = sequences.features.shape
+    shape = count // packing.items, packing.items
+    features = sequences.features.reshape(*shape, length, width)
+    lengths = sequences.lengths.reshape(shape)
+    ends = jnp.cumsum(lengths, axis=1)
+    begins = ends - lengths
+    laid = lay(
+        [Section(features[:, i], lengths[:, i]) for i in range(packing.items)], packing.positions
+    )
+    place = jnp.arange(packing.positions)
+    segments = jnp.sum(place >= ends[..., None], axis=1)
+    first = jnp.take_along_axis(begins, jnp.minimum(segments, packing.items - 1), axis=1)
+    source = begins[..., None] + jnp.arange(length)
+    return Packed(
+        laid.features,
+        place - first,
+        segments,
+        jnp.minimum(source, packing.positions - 1).reshape(shape[0], -1),
+        ends[:, -1] <= packing.positions,
+    )
+
+
 def feature_length(samples):
     """Feature frames of `samples` (an int or an array) at 16 kHz: 50 Hz, an incomplete frame left
     out. The lengths of audio sections are these, also where the model stacks features."""
@@ -73,12 +117,14 @@ def drop_sections(conditions: Conditions, names: Sequence[str], dropped=True) ->
     return replace(conditions, **changes)
 
 
-def lay(pieces: Sequence[Section]) -> Section:
+def lay(pieces: Sequence[Section], total: int | None = None) -> Section:
     """Lay pieces [batch, length_i, width] end to end without gaps.
 
-    Returns a section [batch, sum of length_i, width], zero beyond each item's sum of lengths.
+    Returns a section [batch, `total` or sum of length_i, width], zero beyond each item's sum of
+    lengths.
     """
-    total = sum(piece.features.shape[1] for piece in pieces)
+    if total is None:
+        total = sum(piece.features.shape[1] for piece in pieces)
     place = jnp.arange(total)
     source = jnp.zeros((1, total), jnp.int32)
     begin, offset = jnp.zeros((1, 1), jnp.int32), 0

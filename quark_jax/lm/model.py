@@ -1,6 +1,6 @@
 """The language model: a LLaMA that continues a continuous prefix with codec tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -9,7 +9,16 @@ import optax
 from flax import nnx
 
 from quark_jax.lm.config import LMConfig
-from quark_jax.lm.layout import SECTIONS, Conditions, Section, Targets, lay, stack_pairs
+from quark_jax.lm.layout import (
+    SECTIONS,
+    Conditions,
+    Packing,
+    Section,
+    Targets,
+    lay,
+    pack,
+    stack_pairs,
+)
 from quark_jax.lm.patterns import make_pattern
 from quark_jax.lm.tasks import is_aligned
 from quark_jax.nn import embed, linear, rms_norm
@@ -76,14 +85,22 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
-    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """The whole sequence; `positions` [time] or [batch, time]."""
-        return self.prefill(x, positions)[0]
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None
+    ) -> jax.Array:
+        """The whole sequence; `positions` [time] or [batch, time]. Nothing passes between
+        positions of unlike `segments` [batch, time]."""
+        return self.prefill(x, positions, segments)[0]
 
-    def prefill(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, Cache]:
+    def prefill(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
         """The whole sequence, and its keys and values."""
         query, cache = self.attention.project(self.attention_norm(x), positions)
-        x = x + self.attention.attend(query, cache)
+        mask = None
+        if segments is not None:
+            mask = jnp.tril(segments[:, None, :, None] == segments[:, None, None, :])
+        x = x + self.attention.attend(query, cache, mask)
         return x + self.mlp(self.mlp_norm(x)), cache
 
     def step(
@@ -115,10 +132,17 @@ class Backbone(nnx.Module):
             config.width, epsilon=config.norm_epsilon, dtype=config.compute_dtype, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+    ) -> jax.Array:
         """[batch, time, width] -> same. Attention is causal, so what is padded on the right
-        changes nothing before it."""
-        return self.norm(self.layers(x, jnp.arange(x.shape[1])))
+        changes nothing before it. `positions` and `segments` [batch, time] are those of packed
+        sequences; None where a row is one sequence."""
+        positions = jnp.arange(x.shape[1]) if positions is None else positions
+        return self.norm(self.layers(x, positions, segments))
 
 
 @jax.tree_util.register_dataclass
@@ -219,24 +243,46 @@ class LanguageModel(nnx.Module):
         section = stack_pairs(section) if self.config.stack_features else section
         return Section(self.audio_adapter(section.features), section.lengths)
 
-    def __call__(self, conditions: Conditions, tokens: jax.Array, steps: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        conditions: Conditions,
+        tokens: jax.Array,
+        steps: jax.Array,
+        packing: Packing | None = None,
+    ) -> jax.Array:
         """Hidden states that predict each of `tokens` (teacher forcing).
 
         Args:
           tokens: [batch, rows, heads] as `Pattern.build` returns them.
           steps: steps of each item before END [batch].
+          packing: how items share rows, where they do; those without steps are not there then.
         Returns:
           [batch, rows, width]; row s is the hidden state before step s, from which `logits` are
-          taken. Rows after an item's END are of no meaning.
+          taken. Rows after an item's END are of no meaning. All are NaN of items that do not fit
+          their row together.
         """
         prefix = self.prefix(conditions)
         sequence = lay([prefix, Section(self.embed_steps(tokens[:, :-1]), steps)])
-        hidden = self.backbone(sequence.features)
+        hidden = self._hidden(sequence, steps, packing)
         before = prefix.lengths[:, None] - 1 + jnp.arange(tokens.shape[1])
         return jnp.take_along_axis(hidden, before[..., None], axis=1)
 
-    def loss(self, conditions: Conditions, targets: Targets) -> LMLoss:
-        """Label-smoothed cross-entropy of `targets` after `conditions`.
+    def _hidden(self, sequence: Section, steps: jax.Array, packing: Packing | None) -> jax.Array:
+        if packing is None:
+            return self.backbone(sequence.features)
+        there = replace(sequence, lengths=jnp.where(steps > 0, sequence.lengths, 0))
+        rows = pack(there, packing)
+        hidden = self.backbone(rows.features, rows.positions, rows.segments)
+        hidden = jnp.where(rows.fits[:, None, None], hidden, jnp.nan)
+        return jnp.take_along_axis(hidden, rows.source[..., None], axis=1).reshape(
+            sequence.features.shape
+        )
+
+    def loss(
+        self, conditions: Conditions, targets: Targets, packing: Packing | None = None
+    ) -> LMLoss:
+        """Label-smoothed cross-entropy of `targets` after `conditions`, the same however items are
+        packed; NaN where they do not fit their row.
 
         Items with 0 frames fill a batch up and weigh nothing. Under jit with a sharded batch the
         mean is that of the whole batch, over all devices.
@@ -244,7 +290,8 @@ class LanguageModel(nnx.Module):
         frames = targets.frames
         tokens, scored = self.pattern.build(targets.acoustic, targets.semantic, frames)
         wanted, scored = self.pattern.targets(tokens, scored, frames, is_aligned(conditions.task))
-        logits = self.logits(self(conditions, tokens, self.pattern.steps(frames)))
+        steps = jnp.where(frames > 0, self.pattern.steps(frames), 0)
+        logits = self.logits(self(conditions, tokens, steps, packing))
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
         uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
         smoothing = self.config.label_smoothing
