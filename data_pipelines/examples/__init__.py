@@ -15,10 +15,12 @@ from data_pipelines.examples.speech import (
     SpeechRestoration,
     TargetSpeakerExtraction,
 )
+from data_pipelines.examples.tasks import TASK_SOURCES, make_source
 from data_pipelines.examples.voice import VoiceConversion
 
 __all__ = [
     "INPUT_RATE",
+    "TASK_SOURCES",
     "EchoCancellation",
     "EventEditing",
     "EventEdits",
@@ -35,4 +37,5 @@ __all__ = [
     "VoiceConversion",
     "fingerprint",
     "generator",
+    "make_source",
 ]
