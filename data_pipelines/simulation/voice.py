@@ -78,14 +78,15 @@ def change_voice(wave: np.ndarray, rate: int, voice: Voice) -> np.ndarray:
         "parselmouth", use="change voices", install="pip install 'quark-jax[voice]'"
     )
     sound = parselmouth.Sound(wave.astype(np.float64), float(rate))
-    pitch = sound.to_pitch(pitch_floor=_PITCH_HZ[0], pitch_ceiling=_PITCH_HZ[1])
+    low, high = _PITCH_HZ
+    pitch = sound.to_pitch(time_step=0.8 / low, pitch_floor=low, pitch_ceiling=high)
     frequencies = pitch.selected_array["frequency"]
     voiced = frequencies[frequencies > 0]
     median = float(np.median(voiced)) * voice.pitch_ratio if len(voiced) else 0.0  # 0: unchanged
-    change = (*_PITCH_HZ, voice.formant_ratio, median, voice.range_ratio, 1.0)
+    change = (voice.formant_ratio, median, voice.range_ratio, 1.0)
     with _praat:
         parselmouth.praat.run(f"random_initializeWithSeedUnsafelyButPredictably ({voice.seed})")
-        changed = parselmouth.praat.call(sound, "Change gender", *change).values[0]
+        changed = parselmouth.praat.call([sound, pitch], "Change gender", *change).values[0]
     changed = np.pad(changed[: len(wave)], (0, max(0, len(wave) - len(changed))))
     return equalise(changed, rate, voice.bands)
 

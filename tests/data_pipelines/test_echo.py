@@ -83,9 +83,15 @@ def test_each_end_speaks_in_its_span(near, far):
     _, target, reference = add_echo(near, far, plan, rate=RATE, response=IDENTITY)
     half, quarter = len(near) // 2, len(near) // 4
     assert not target[half:].any() and not reference[:quarter].any()
-    inside = slice(400, half - 400)  # without the fades
+    inside = slice(400, half - 400)
     assert np.corrcoef(target[inside], near[inside])[0, 1] > 0.9999
-    assert np.abs(np.diff(target)).max() <= 1.1 * 0.2 * np.abs(np.diff(near / near.max())).max()
+
+
+def test_a_span_is_faded_over_10_ms():
+    part = simulation.speak_in(np.ones(RATE, np.float32), (0.25, 0.5), RATE)
+    assert np.allclose(part[4000:4160], np.arange(1, 161) / 160)
+    assert np.allclose(part[7840:8000], np.arange(160, 0, -1) / 160)
+    assert np.all(part[4160:7840] == 1) and not part[:4000].any() and not part[8000:].any()
 
 
 def test_a_silent_span_is_not_taken(near):

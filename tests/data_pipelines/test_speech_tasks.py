@@ -214,6 +214,19 @@ def test_a_mixture_draws_its_tasks_uniformly(entries):
     assert [s["task"] for s in mixture.describe()["sources"]] == ["sr", "tse", "rtse"]
 
 
+def test_the_choice_of_a_task_tells_nothing_of_the_cut(tones):
+    sources = [
+        SpeechRestoration(tones[6:7], seconds=0.1, length=200, config=Degradation(0, **PLAIN))
+        for _ in range(2)
+    ]
+    sources[1].task = "other"
+    mixture = TaskMixture(sources, (1, 1))
+    starts = [
+        mixture[index].provenance["start"] for index in range(200) if mixture[index].task == "sr"
+    ]
+    assert len(starts) > 60 and abs(np.mean(starts) / (3.4 * RATE) - 0.5) < 0.1
+
+
 def test_a_mixture_follows_its_weights_and_refuses_what_does_not_fit(entries):
     sources = [
         SpeechRestoration(entries, seconds=s, config=Degradation(0, **PLAIN)) for s in (1, 1, 2)
