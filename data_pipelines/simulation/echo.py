@@ -17,9 +17,9 @@ _FADE_SECONDS = 0.01
 class Echo:
     """How echoes are drawn, uniformly.
 
-    Probabilities of distortion and noise, the ratios, and the share of the near end are those of
-    the synthetic data of the ICASSP 2021 AEC Challenge (Sridhar et al., 2021, section 3.3); the
-    others are our choice.
+    Probabilities of distortion and noise, the ratios, and the share of the near end follow the
+    synthetic data of the ICASSP 2021 AEC Challenge (Sridhar et al., 2021); the others are our
+    choice.
 
     Attributes:
         ser_db: near-end speech over echo.

@@ -23,8 +23,8 @@ _DIRECTIONS = 64
 class Rooms:
     """Shoebox rooms with one source and one microphone near the middle, drawn uniformly.
 
-    The ranges are those of WHAMR! (Maciejewski et al., 2020, table 1), its three classes of
-    reverberation time joined.
+    The ranges follow WHAMR! (Maciejewski et al., 2020), its three classes of reverberation time
+    joined.
 
     Attributes:
         count: number of different rooms; each is made when it is first needed.

@@ -16,7 +16,7 @@ _praat = threading.Lock()  # its random generator is one for the process
 
 @dataclass(frozen=True)
 class VoiceChange:
-    """Ranges of the change, those of NANSY's information perturbation (Choi et al., 2021).
+    """Ranges of the change, after NANSY's information perturbation (Choi et al., 2021).
 
     Each ratio is drawn uniformly and turned into its reciprocal every other time.
 

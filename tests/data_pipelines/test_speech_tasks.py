@@ -1,6 +1,7 @@
 """Mixtures of speech: who is in the input, in the reference, and in the target."""
 
 import json
+import pickle
 from collections import Counter
 from dataclasses import replace
 
@@ -185,6 +186,15 @@ def test_examples_are_pure_and_aligned_at_every_rate(entries, kind):
         peak = max(np.abs(one.target).max(), np.abs(one.input).max())
         assert 0 < peak < 1.05  # input is limited before it is brought to 16 kHz
     assert json.loads(json.dumps(source.describe())) == source.describe()
+
+
+def test_a_source_travels_to_workers_without_its_audio(entries):
+    source = TargetSpeakerExtraction(entries, rate=8000, seconds=1, seed=2, rooms=ROOMS)
+    before = [source[index] for index in range(12)]
+    packed = pickle.dumps(source)
+    assert len(packed) < 100_000
+    after = pickle.loads(packed)
+    assert all(np.array_equal(after[i].input, before[i].input) for i in range(12))
 
 
 def test_odd_rates_keep_lengths_aligned(entries):
