@@ -8,156 +8,52 @@ manifest, it aligns only what is missing.
 """
 
 import argparse
-import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.manifests import AUDIO_SUFFIXES, Entry, read_manifest
+from data_pipelines.alignment_files import (
+    Word,
+    align_package,
+    ctm_lines,
+    read_alignments,
+    read_ctm,
+    read_text,
+    read_textgrids,
+    write_ctm,
+)
+from data_pipelines.manifests import Entry, read_manifest
 from quark_jax.commands import guarded
-from quark_jax.errors import MissingPackage, UserError, optional_import
+from quark_jax.errors import MissingPackage, UserError
+
+__all__ = [
+    "AlignmentError",
+    "ForcedAligner",
+    "Word",
+    "align",
+    "read_alignments",
+    "read_ctm",
+    "read_textgrids",
+    "spoken_words",
+    "write_ctm",
+]
 
 _RATE = 16_000  # of the model in PocketSphinx's package
 _FRAMES = 100  # a second
 # A frame is the 25.6 ms from frame / _FRAMES on; it speaks for the 10 ms in the middle of them.
 _FRAME_SHIFT = 0.0078
-_SILENCES = frozenset(("", "<eps>", "<s>", "</s>", "<sil>", "sil", "sp", "SIL"))
 _DONE = ";; aligned "
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a recording: its text as written, and where it starts and ends, in seconds."""
-
-    text: str
-    start: float
-    end: float
 
 
 class AlignmentError(UserError):
     """A text that cannot be aligned to its recording; the message is the reason."""
-
-
-def read_alignments(path: str | Path, entries: Sequence[Entry]) -> dict[str, list[Word]]:
-    """The words of those of `entries` that `path` has, by `Entry.id`.
-
-    Args:
-        path: a CTM file, or a folder of TextGrids. These are matched to entries by name: the id of
-            an entry, with or without the suffix of its audio file.
-        entries: the recordings.
-
-    Raises:
-        UserError: if the file or folder cannot be read, or has none of the entries.
-    """
-    path = Path(path)
-    found = read_textgrids(path) if path.is_dir() else read_ctm(path)
-    named = {entry.id: found.get(entry.id) or found.get(_stem(entry.id)) for entry in entries}
-    words = {name: value for name, value in named.items() if value}
-    if not words:
-        wanted = f", which has {entries[0].id!r}" if entries else ""
-        raise UserError(f"{path}: aligns no recording of the manifest{wanted}; the ids must match")
-    return words
-
-
-def read_ctm(path: str | Path) -> dict[str, list[Word]]:
-    """Reads a CTM file (NIST SCTK): `utterance channel start duration word [confidence]` a line.
-
-    Comments (`;;`), empty lines and marks of silence are passed over, confidences too.
-
-    Returns:
-        The words of each utterance, in the order of their starts.
-
-    Raises:
-        UserError: if the file cannot be read; or naming file and line, for a malformed line or an
-            utterance on two channels.
-    """
-    path = Path(path)
-    words: dict[str, list[Word]] = {}
-    channels: dict[str, str] = {}
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
-        if not line.strip() or line.startswith(";;"):
-            continue
-        try:
-            name, channel, word = _parse_ctm(line)
-            if channels.setdefault(name, channel) != channel:
-                raise ValueError(
-                    f"{name!r} is on channels {channels[name]} and {channel}; give each channel "
-                    "a recording and an id of its own"
-                )
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}") from error
-        if word.text not in _SILENCES:
-            words.setdefault(name, []).append(word)
-    return {name: sorted(said, key=lambda word: word.start) for name, said in words.items()}
-
-
-def read_textgrids(folder: str | Path, *, tier: str = "words") -> dict[str, list[Word]]:
-    """Reads all TextGrid files (Praat, Montreal Forced Aligner) below `folder`, through praatio.
-
-    Args:
-        folder: searched with all its subfolders.
-        tier: the interval tier that holds the words, in upper or lower case; also taken where it
-            ends the name (`SPEAKER - words`).
-
-    Returns:
-        The words of each file by its path below the folder, without `.TextGrid`.
-
-    Raises:
-        UserError: if there are no such files, or one cannot be read or has no such tier.
-        MissingPackage: where praatio is not installed.
-    """
-    textgrid = _align_package("praatio.textgrid", "read TextGrids")
-    errors = _align_package("praatio.utilities.errors", "read TextGrids")
-    folder = Path(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".textgrid")
-    if not paths:
-        raise UserError(f"{folder}: no TextGrid files; check the path")
-    found = {}
-    for path in paths:
-        try:
-            grid = textgrid.openTextgrid(str(path), False, reportingMode="silence")
-        except (errors.PraatioException, OSError, ValueError, IndexError) as error:
-            raise UserError(f"{path}: not a TextGrid ({error}); export it again") from error
-        names = [name for name in grid.tierNames if name.lower().endswith(tier.lower())]
-        if len(names) != 1 or not isinstance(grid.getTier(names[0]), textgrid.IntervalTier):
-            raise UserError(
-                f"{path}: needs one interval tier {tier!r}; has {', '.join(grid.tierNames)}"
-            )
-        entries = grid.getTier(names[0]).entries
-        found[path.relative_to(folder).with_suffix("").as_posix()] = [
-            Word(label, float(start), float(end))
-            for start, end, label in entries
-            if label not in _SILENCES
-        ]
-    return found
-
-
-def write_ctm(alignments: Mapping[str, Sequence[Word]], path: str | Path) -> None:
-    """Writes a CTM file, channel 1, to the millisecond; beside its place, then renamed.
-
-    Raises:
-        UserError: if an id or a word is empty or has a space in it, or the file cannot be written.
-    """
-    path = Path(path)
-    lines = [line for name, words in alignments.items() for line in _ctm_lines(name, words)]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        beside.write_text("".join(lines), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); check its folder"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class ForcedAligner:
@@ -179,8 +75,8 @@ class ForcedAligner:
     def __init__(self, model: str | Path | None = None, dictionary: str | Path | None = None):
         if (model is None) != (dictionary is None):
             raise UserError("model and dictionary go together: give both, or neither")
-        sphinx = _align_package("pocketsphinx", "align words")
-        self._inflect = _align_package("inflect", "align words").engine()
+        sphinx = align_package("pocketsphinx", "align words")
+        self._inflect = align_package("inflect", "align words").engine()
         paths = {} if model is None else {"hmm": str(model), "dict": str(dictionary)}
         try:
             # cmn: normalised by each recording alone; the default goes by those before it as well.
@@ -296,50 +192,23 @@ def align(
                 left_out.append((entry, words))
                 continue
             done[entry.id] = words
-            file.write("".join(_ctm_lines(entry.id, words)) + f"{_DONE}{entry.id}\n")
+            file.write("".join(ctm_lines(entry.id, words)) + f"{_DONE}{entry.id}\n")
             file.flush()
     write_ctm(done, path)
     partial.unlink()
     return left_out
 
 
-def _parse_ctm(line: str) -> tuple[str, str, Word]:
-    """Utterance, channel and word of a line."""
-    fields = line.split()
-    if len(fields) not in (5, 6):
-        raise ValueError(
-            f"{len(fields)} fields; a CTM line is 'utterance channel start duration word "
-            "[confidence]'"
-        )
-    name, channel, start, duration, text = fields[:5]
-    try:
-        times = float(start), float(duration)
-    except ValueError as error:
-        raise ValueError(f"start and duration are {start}, {duration}; give seconds") from error
-    if not all(0 <= value < math.inf for value in times):
-        raise ValueError(f"start and duration are {start}, {duration}; both have to be 0 or more")
-    return name, channel, Word(text, times[0], times[0] + times[1])
-
-
-def _ctm_lines(name: str, words: Iterable[Word]) -> Iterator[str]:
-    for word in words:
-        for field in (name, word.text):
-            if len(field.split()) != 1:
-                raise UserError(f"{field!r} is empty or has a space in it; CTM cannot hold it")
-        yield f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text}\n"
-
-
 def _read_partial(path: Path) -> dict[str, list[Word]]:
     """What an interrupted run aligned completely; the file is cut behind it."""
     if not path.exists():
         return {}
-    whole = []
-    begun = []
-    for line in _read_text(path).splitlines(keepends=True):
-        begun.append(line)
+    whole, begun = "", ""
+    for line in read_text(path).splitlines(keepends=True):
+        begun += line
         if line.startswith(_DONE) and line.endswith("\n"):
-            whole, begun = whole + begun, []
-    path.write_text("".join(whole), encoding="utf-8")
+            whole, begun = whole + begun, ""
+    os.truncate(path, len(whole.encode()))
     return read_ctm(path)
 
 
@@ -364,6 +233,7 @@ _aligner: ForcedAligner | None = None  # of a worker process
 
 def _start_worker(model: str | Path | None, dictionary: str | Path | None) -> None:
     global _aligner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     _aligner = ForcedAligner(model, dictionary)
 
 
@@ -376,23 +246,6 @@ def _align_entry(entry: Entry) -> list[Word] | str:
         raise
     except UserError as error:
         return str(error).removeprefix(f"{entry.path}: ")
-
-
-def _stem(name: str) -> str:
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the alignments ({reason}); check the path") from error
-
-
-def _align_package(module: str, use: str) -> ModuleType:
-    return optional_import(module, use=use, install="pip install 'quark-jax[align]'")
 
 
 def _main() -> int:
