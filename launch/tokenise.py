@@ -1,56 +1,63 @@
-"""Make a tokenised dataset of speech restoration from a manifest:
+"""Make tokenised datasets from a manifest, one a task, in OUT/TASK:
 
-python launch/tokenise.py --manifest corpus.jsonl --codec runs/x/model/codec --out runs/tokens
+    python launch/tokenise.py --manifest corpus.jsonl --codec runs/x/model/codec --out tokens \\
+        --task sr,tse,rtse
+
+Run again after an interruption, it goes on with the shard it was in. What follows `--` are options
+of Apache Beam, whose workers then do the work; here, with four processes:
+
+    python launch/tokenise.py ... -- --runner=DirectRunner \\
+        --direct_running_mode=multi_processing --direct_num_workers=4
+
+launch/tokenise_dataflow.sh, tokenise_flink.sh and tokenise_spark.sh have those of clusters.
 """
+
+from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_pipelines import SpeechRestoration, read_manifest, tokenise
+from data_pipelines.jobs import SOURCES, Job
 from quark_jax.commands import guarded
-from quark_jax.errors import UserError
-from quark_jax.hcodec import Tokeniser
 
-_MANIFEST = flags.DEFINE_string("manifest", None, "Recordings, of splits train and heldout.")
+_MANIFEST = flags.DEFINE_string("manifest", None, "Recordings.")
 _CODEC = flags.DEFINE_string("codec", None, "Folder of the codec.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the dataset.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the datasets; on Beam one that all workers see.")
+_TASK = flags.DEFINE_list("task", ["sr"], f"Of {', '.join(SOURCES)}.")
+_SPLITS = flags.DEFINE_list("splits", ["train", "heldout"], "Splits of the manifest to use.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of an example.", lower_bound=0.1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of cuts and degradations.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 1, "Examples of each recording, every one degraded anew.", lower_bound=1
+    "rounds", 1, "Examples of each recording, every one made anew.", lower_bound=1
+)
+_FEATURES = flags.DEFINE_string(
+    "features",
+    None,
+    "Keep features in the place of input and reference audio: log_mel, or the folder of an encoder "
+    "(all hidden states averaged).",
 )
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Examples encoded at once.", lower_bound=1)
+_SHARD = flags.DEFINE_integer("examples_per_shard", 256, "Examples in a file.", lower_bound=1)
 flags.mark_flags_as_required(["manifest", "codec", "out"])
 
 
-def _run() -> None:
-    tokeniser = Tokeniser.load(_CODEC.value)
-    entries = read_manifest(_MANIFEST.value)
-    sources = {}
-    for number, split in enumerate(("train", "heldout")):
-        part = [entry for entry in entries if entry.split == split]
-        if not part:
-            raise UserError(
-                f"{_MANIFEST.value}: no recordings of split {split!r}; give some lines that split"
-            )
-        sources[split] = SpeechRestoration(
-            part,
-            rate=tokeniser.config.sample_rate,
+def _run(beam: Sequence[str]) -> None:
+    for task in _TASK.value:
+        job = Job(
+            task,
+            _MANIFEST.value,
+            _CODEC.value,
+            splits=tuple(_SPLITS.value),
             seconds=_SECONDS.value,
-            seed=2 * _SEED.value + number,
-            length=len(part) * _ROUNDS.value,
+            seed=_SEED.value,
+            rounds=_ROUNDS.value,
+            features=_FEATURES.value,
+            batch_size=_BATCH.value,
         )
-    tokenise(
-        sources,
-        tokeniser.encode_batch,
-        _OUT.value,
-        codec=tokeniser.config.name,
-        codec_hash=tokeniser.weights_hash,
-        batch_size=_BATCH.value,
-    )
+        job.run(f"{_OUT.value}/{task}", examples_per_shard=_SHARD.value, beam=beam)
 
 
-def main(_) -> int:
-    return guarded(_run)
+def main(arguments: Sequence[str]) -> int:
+    return guarded(lambda: _run(arguments[1:]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""The making of a tokenised dataset, said in a few fields (launch/tokenise.py is its command)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from data_pipelines import examples
+from data_pipelines.conditioning import Conditioner
+from data_pipelines.manifests import Entry, read_manifest
+from data_pipelines.records import Networks
+from data_pipelines.shards import ExampleSource
+from data_pipelines.tokenised import Beam, TokenisedDataset, tokenise
+from quark_jax.encoders import FeatureConfig
+from quark_jax.errors import UserError
+from quark_jax.hcodec import Tokeniser
+
+SOURCES = {
+    "sr": examples.SpeechRestoration,
+    "tse": examples.TargetSpeakerExtraction,
+    "rtse": examples.OtherSpeakerExtraction,
+    "vc": examples.VoiceConversion,
+    "aec": examples.EchoCancellation,
+    "lass": examples.LanguageQueriedSeparation,
+    "edit": examples.EventEditing,
+    "tta": examples.TextToAudio,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A dataset of one task. Small, to travel to Beam's workers, each of which loads what it names.
+
+    Attributes:
+        task: of `SOURCES`.
+        manifest: the recordings.
+        codec: folder of the codec.
+        splits: of the manifest, each of which becomes one of the dataset.
+        seconds: length of an example, or of the longest.
+        seed: of everything random; that of split i is len(splits) * seed + i.
+        rounds: examples of each recording, every one made anew.
+        features: None keeps input and reference as audio; "log_mel" or the folder of an encoder
+            (the average of its hidden states) keeps those features.
+        batch_size: examples encoded at once.
+    """
+
+    task: str
+    manifest: str
+    codec: str
+    splits: tuple[str, ...] = ("train", "heldout")
+    seconds: float = 5.0
+    seed: int = 0
+    rounds: int = 1
+    features: str | None = None
+    batch_size: int = 8
+
+    def load(self) -> tuple[Mapping[str, ExampleSource], Networks]:
+        """The examples of each split, and what is computed of them.
+
+        Raises:
+            UserError: where something named is missing, or does not fit the task.
+        """
+        if self.task not in SOURCES:
+            raise UserError(f"task {self.task!r} is unknown; choose from {', '.join(SOURCES)}")
+        codec = _tokeniser(self.codec)
+        networks = Networks(
+            codec.encode_batch,
+            codec.config.hop,
+            _conditioner(self.features) if self.features else None,
+            self.batch_size,
+        )
+        entries = read_manifest(self.manifest)
+        return {
+            split: self._source([entry for entry in entries if entry.split == split], split, number)
+            for number, split in enumerate(self.splits)
+        }, networks
+
+    def run(
+        self, folder: str, *, examples_per_shard: int = 256, beam: Sequence[str] = ()
+    ) -> TokenisedDataset:
+        """Makes the dataset in `folder`, or finishes it; by Beam, if there are options for it."""
+        sources, networks = self.load()
+        codec, heard = _tokeniser(self.codec), networks.features
+        return tokenise(
+            sources,
+            networks.encode,
+            folder,
+            codec=codec.config.name,
+            codec_hash=codec.weights_hash,
+            hop=networks.hop,
+            features=heard,
+            encoder=heard.name if heard else "",
+            encoder_hash=heard.hash if heard else "",
+            batch_size=networks.batch_size,
+            examples_per_shard=examples_per_shard,
+            beam=Beam(self.load, tuple(beam)) if beam else None,
+        )
+
+    def _source(self, entries: Sequence[Entry], split: str, number: int) -> ExampleSource:
+        if not entries:
+            raise UserError(
+                f"{self.manifest}: no recordings of split {split!r}; give some lines that split, "
+                "or leave it out"
+            )
+        options = {
+            "rate": _tokeniser(self.codec).config.sample_rate,
+            "seconds": self.seconds,
+            "seed": len(self.splits) * self.seed + number,
+        }
+        once = SOURCES[self.task](entries, **options)
+        return SOURCES[self.task](entries, **options, length=len(once) * self.rounds)
+
+
+@cache
+def _tokeniser(folder: str) -> Tokeniser:
+    return Tokeniser.load(folder)
+
+
+@cache
+def _conditioner(name: str) -> Conditioner:
+    if name == "log_mel":
+        return Conditioner(FeatureConfig())
+    return Conditioner(FeatureConfig(kind="hugging_face", folder=name))

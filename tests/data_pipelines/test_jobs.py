@@ -1,0 +1,107 @@
+"""A whole job with a real codec and encoder; Beam knows the options of the launch scripts."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_pipelines import samples_manifest
+from data_pipelines.conditioning import Conditioner, features_hash
+from data_pipelines.jobs import Job
+from quark_jax.encoders import FeatureConfig
+from quark_jax.errors import UserError
+from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
+from quark_jax.interop import as_shapes
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory) -> Tokeniser:
+    """Random weights; drawn here, because JAX compiles a program for each shape it draws."""
+    rng = np.random.default_rng(0)
+
+    def values(path, shape) -> np.ndarray:
+        if "window" in jax.tree_util.keystr(path):
+            return np.hanning(shape.size + 1)[:-1].astype(np.float32)
+        return 0.1 * rng.standard_normal(shape.shape, np.float32)
+
+    graph, shapes = nnx.split(as_shapes(lambda r: HCodec(HCodecConfig.preset("tiny"), rngs=r)))
+    tokeniser = Tokeniser(nnx.merge(graph, jax.tree_util.tree_map_with_path(values, shapes)))
+    tokeniser.save(folder := tmp_path_factory.mktemp("codec"))
+    tokeniser.folder = str(folder)
+    return tokeniser
+
+
+@pytest.fixture(scope="module")
+def job(codec) -> Job:
+    return Job(
+        "tse",
+        str(samples_manifest()),
+        codec.folder,
+        splits=("heldout",),
+        seconds=0.5,
+        rounds=2,
+        features="log_mel",
+        batch_size=4,
+    )
+
+
+def test_a_job_makes_what_its_names_say(job, codec, tmp_path):
+    made = job.run(str(tmp_path), examples_per_shard=8)
+    sources, _ = job.load()
+    source = sources["heldout"]
+    records = made.records("heldout")
+    assert made.metadata["codec_hash"] == codec.weights_hash
+    assert made.metadata["conditioning"]["encoder_hash"] == features_hash(FeatureConfig())
+    assert len(records) == len(source) == 20
+    assert len({record["provenance"] for record in records}) == 20
+    heard = Conditioner(FeatureConfig())
+    for index in (0, 5, len(records) - 1):
+        example, record = source[index], records[index]
+        batch = np.stack([example.target] * 4)
+        codes = codec.encode_batch(batch)
+        assert np.array_equal(record["acoustic"], np.asarray(codes.acoustic)[0])
+        assert np.array_equal(record["semantic"], np.asarray(codes.semantic)[0])
+        for name in ("input", "reference"):
+            wave = getattr(example, name)
+            expected = heard(np.stack([wave] * 4), np.full(4, len(wave)))[0]
+            assert np.array_equal(record[name], expected.astype(ml_dtypes.bfloat16))
+
+
+def test_a_task_or_split_that_is_not_there_is_named(job):
+    with pytest.raises(UserError, match=r"task 'ss' is unknown; choose from sr, tse, rtse"):
+        replace(job, task="ss").load()
+    with pytest.raises(UserError, match=r"manifest.jsonl: no recordings of split 'dev'; give"):
+        replace(job, splits=("dev",)).load()
+
+
+def test_features_are_told_apart_by_weights_and_settings_not_by_place(tmp_path):
+    for name, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+
+    def hash_of(name: str, **options) -> str:
+        folder = str(tmp_path / name)
+        return features_hash(FeatureConfig(kind="hugging_face", folder=folder, **options))
+
+    assert hash_of("a") == hash_of("b") != hash_of("c")
+    assert len({hash_of("a"), hash_of("a", layers=(1,)), features_hash(FeatureConfig())}) == 3
+
+
+@pytest.mark.parametrize("script", ["dataflow", "flink", "spark"])
+def test_beam_knows_the_options_of_the_launch_scripts(script):
+    options = pytest.importorskip("apache_beam.options.pipeline_options")
+    known = set()
+    for group in options.PipelineOptions.__subclasses__():
+        parser = options._BeamArgumentParser()
+        group._add_argparse_args(parser)
+        known |= {name for action in parser._actions for name in action.option_strings}
+    _, given = (LAUNCH / f"tokenise_{script}.sh").read_text().split(" -- \\\n")
+    names = re.findall(r"^  (--\w+)", given, re.MULTILINE)
+    assert len(names) == len(given.strip().splitlines()) and set(names) <= known
