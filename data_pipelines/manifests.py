@@ -204,13 +204,18 @@ def in_bucket(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+class Unreachable(UserError):
+    """A file in a bucket cannot be fetched; another time it may be."""
+
+
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
     """The file itself where it is here; of one in a bucket a temporary copy, fetched in one
     request: recordings are small, and decoders seek.
 
     Raises:
-        UserError: naming the file in the bucket, if it cannot be fetched, or the block raises it.
+        Unreachable: if it cannot be fetched.
+        UserError: if it is not there, or the block raises it; it names the file in the bucket.
     """
     if not in_bucket(path):
         yield Path(path)
@@ -221,7 +226,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; check the path") from error
         except Exception as error:  # the libraries of the clouds have many of their own
-            raise UserError(
+            raise Unreachable(
                 f"{path}: cannot be fetched ({error}); check network and credentials, and that "
                 "gcsfs (gs://) or s3fs (s3://) is installed"
             ) from error

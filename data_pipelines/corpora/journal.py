@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,12 +35,14 @@ class Found:
     Attributes:
         seconds, rate, channels: as in `Entry`; None where the recording cannot be read.
         reason: why it cannot be used; empty if it can.
+        lasting: False where the file could not be opened: another time it may.
     """
 
     seconds: float | None = None
     rate: int | None = None
     channels: int | None = None
     reason: str = ""
+    lasting: bool = True
 
 
 class Journal:
@@ -65,7 +67,9 @@ class Journal:
 
     def keep(self, entry: Entry, version: Version, found: Found) -> None:
         """Also marks the recording as one of this run."""
-        row = (_key(entry), *(version or (None, None)), *astuple(found), self._run)
+        known = version if version and found.lasting else (None, None)  # None: look again
+        about = found.seconds, found.rate, found.channels, found.reason
+        row = (_key(entry), *known, *about, self._run)
         self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         if time.monotonic() - self._committed > _COMMIT_SECONDS:
             self._database.commit()
@@ -95,6 +99,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
         UserError: if it cannot be opened or written, is damaged, or another process has it.
     """
     connection = None
+    made = not path.exists()
     try:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -116,7 +121,14 @@ def open_journal(path: Path) -> Iterator[Journal]:
         if connection is not None:
             if connection.in_transaction:
                 connection.commit()
+            empty = made and _is_empty(connection)
             connection.close()
+            if empty:
+                path.unlink(missing_ok=True)
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None
 
 
 def _key(entry: Entry) -> str:

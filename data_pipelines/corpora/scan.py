@@ -5,6 +5,7 @@ what is new or has changed, also after an interrupt. Nothing grows in memory wit
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from data_pipelines.corpora.base import Corpus, LeftOut
 from data_pipelines.corpora.journal import Found, Journal, Version, open_journal
 from data_pipelines.corpora.workers import workers as worker_pool
-from data_pipelines.manifests import Entry, local_copy, write_manifest
+from data_pipelines.manifests import Entry, Unreachable, in_bucket, local_copy, write_manifest
 from data_pipelines.simulation import is_silent
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -220,7 +221,9 @@ def _look_at(entry: Entry) -> Found:
                 silent = all([is_silent(block) for block in audio.read_blocks(path)])
                 samples = header.samples
     except UserError as error:
-        return Found(reason=str(error).removeprefix(f"{entry.path}: "))
+        closed = not in_bucket(entry.path) and not os.access(entry.path, os.R_OK)
+        lasting = not closed and not isinstance(error, Unreachable)
+        return Found(reason=str(error).removeprefix(f"{entry.path}: "), lasting=lasting)
     seconds = round(samples / header.rate, 4)
     return Found(seconds, header.rate, header.channels, "silent" if silent else "")
 

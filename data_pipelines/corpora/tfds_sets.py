@@ -309,14 +309,14 @@ def _write_decoded(path: Path, value: Any, features: _Features) -> None:
             wave, subtype = np.clip(wave, -1 << 15, (1 << 15) - 1).astype(np.int16), "PCM_16"
         else:
             wave = wave.astype(np.int32)
+    wave = wave.reshape(-1, features.channels)
     with replacing(path) as beside:
-        soundfile.write(
-            os.fspath(beside),
-            wave.reshape(-1, features.channels),
-            features.rate,
-            format="FLAC",
-            subtype=subtype,
-        )
+        try:
+            soundfile.write(os.fspath(beside), wave, features.rate, format="FLAC", subtype=subtype)
+        except soundfile.LibsndfileError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.error_string.rstrip('.')}); check the space"
+            ) from error
 
 
 def _texts(value: Any, labels: list[str] | None) -> list[str]:

@@ -250,6 +250,29 @@ def test_audio_in_a_bucket(bucket, tmp_path, looked):
     assert scan(Folder("gs://b/c"), out).looked_at == 0
 
 
+def test_what_could_not_be_opened_is_tried_again(bucket, tmp_path, monkeypatch, looked):
+    bucket.pipe("gs://b/c/a.flac", put(tmp_path / "c/a.flac").read_bytes())
+    bucket.pipe("gs://b/c/b.flac", put(tmp_path / "c/b.flac").read_bytes())
+    opened = bucket.open
+
+    def flaky(path, mode):
+        if str(path).endswith("b.flac"):
+            raise TimeoutError("no answer")
+        return opened(path, mode)
+
+    monkeypatch.setattr(bucket, "open", flaky)
+    scan(Folder("gs://b/c"), tmp_path / "cloud.jsonl")
+    assert listed(tmp_path / "cloud.jsonl")["b.flac"].startswith("cannot be fetched (no answer)")
+    monkeypatch.setattr(bucket, "open", opened)
+    assert scan(Folder("gs://b/c"), tmp_path / "cloud.jsonl").looked_at == 1
+    (tmp_path / "c/b.flac").write_bytes(b"as if it could not be read")
+    monkeypatch.setattr(scan_module.os, "access", lambda path, mode: path.name != "b.flac")
+    scan(Folder(tmp_path / "c"), tmp_path / "m.jsonl")
+    monkeypatch.undo()
+    assert scan(Folder(tmp_path / "c"), tmp_path / "m.jsonl").looked_at == 1
+    assert scan(Folder(tmp_path / "c"), tmp_path / "m.jsonl").looked_at == 0
+
+
 def test_nothing_usable_leaves_the_old_manifest(tmp_path):
     put(tmp_path / "c/a.wav", np.zeros(800, np.float32))
     out = tmp_path / "m.jsonl"
@@ -284,8 +307,9 @@ def command(*arguments) -> list[str]:
     return [sys.executable, "-m", "data_pipelines.corpora", *map(str, arguments)]
 
 
-def run_command(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
+def run_command(*arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    run = command(*arguments)
+    return subprocess.run(run, capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
 def test_the_command(folder, tmp_path):
@@ -308,12 +332,12 @@ def test_the_command(folder, tmp_path):
         (("tfds", "none", "m.jsonl", "--export", "e", "--field", "text"), "--field text: give"),
     ],
 )
-def test_the_command_says_what_is_wrong_in_one_line(arguments, says):
-    done = run_command(*arguments)
+def test_the_command_says_what_is_wrong_in_one_line(arguments, says, tmp_path):
+    done = run_command(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"quark: {says}") and "Traceback" not in done.stderr
-    assert not Path("m.jsonl").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_ends_the_command_and_its_processes(tmp_path):
