@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from data_pipelines import examples
+from data_pipelines.alignments import Word, read_alignments
 from data_pipelines.conditioning import Conditioner
+from data_pipelines.examples.tasks import make_source
 from data_pipelines.manifests import Entry, read_manifest
 from data_pipelines.records import Networks
 from data_pipelines.shards import ExampleSource
@@ -14,24 +15,13 @@ from quark_jax.encoders import FeatureConfig
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 
-SOURCES = {
-    "sr": examples.SpeechRestoration,
-    "tse": examples.TargetSpeakerExtraction,
-    "rtse": examples.OtherSpeakerExtraction,
-    "vc": examples.VoiceConversion,
-    "aec": examples.EchoCancellation,
-    "lass": examples.LanguageQueriedSeparation,
-    "edit": examples.EventEditing,
-    "tta": examples.TextToAudio,
-}
-
 
 @dataclass(frozen=True)
 class Job:
     """A dataset of one task. Small, to travel to Beam's workers, each of which loads what it names.
 
     Attributes:
-        task: of `SOURCES`.
+        task: of `examples.tasks.TASK_SOURCES`.
         manifest: the recordings.
         codec: folder of the codec.
         splits: of the manifest, each of which becomes one of the dataset.
@@ -41,6 +31,8 @@ class Job:
         features: None keeps input and reference as audio; "log_mel" or the folder of an encoder
             (the average of its hidden states) keeps those features.
         batch_size: examples encoded at once.
+        alignments: words of the recordings, as `alignments.read_alignments` takes them, for the
+            tasks that edit speech.
     """
 
     task: str
@@ -52,6 +44,7 @@ class Job:
     rounds: int = 1
     features: str | None = None
     batch_size: int = 8
+    alignments: str | None = None
 
     def load(self) -> tuple[Mapping[str, ExampleSource], Networks]:
         """The examples of each split, and what is computed of them.
@@ -59,8 +52,6 @@ class Job:
         Raises:
             UserError: where something named is missing, or does not fit the task.
         """
-        if self.task not in SOURCES:
-            raise UserError(f"task {self.task!r} is unknown; choose from {', '.join(SOURCES)}")
         codec = _tokeniser(self.codec)
         networks = Networks(
             codec.encode_batch,
@@ -106,13 +97,22 @@ class Job:
             "seconds": self.seconds,
             "seed": len(self.splits) * self.seed + number,
         }
-        once = SOURCES[self.task](entries, **options)
-        return SOURCES[self.task](entries, **options, length=len(once) * self.rounds)
+        if self.alignments:
+            options["alignments"] = _alignments(self.alignments)
+        once = make_source(self.task, entries, **options)
+        if self.rounds == 1:
+            return once
+        return make_source(self.task, entries, **options, length=len(once) * self.rounds)
 
 
 @cache
 def _tokeniser(folder: str) -> Tokeniser:
     return Tokeniser.load(folder)
+
+
+@cache
+def _alignments(path: str) -> Mapping[str, Sequence[Word]]:
+    return read_alignments(path)
 
 
 @cache

@@ -150,10 +150,14 @@ def example_batches(
     if len(rates) != 1:
         raise UserError(f"the sources differ in rate {sorted(rates)} Hz; make them equal")
     seconds = max(source.seconds for source in sources.values())
-    tasks = [task(source.task) for source in sources.values()]
+    # A source of several tasks names none: room is left for all that they may have.
+    names = {getattr(source, "task", None) for source in sources.values()}
     longest = round(seconds * INPUT_RATE)
     shape = _Shape(
-        {name: longest if any(getattr(t, name) for t in tasks) else 0 for name in AUDIO},
+        {
+            part: longest if any(name is None or getattr(task(name), part) for name in names) else 0
+            for part in AUDIO
+        },
         text,
         caption_length,
         target=round(seconds * rates.pop()),

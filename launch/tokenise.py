@@ -16,13 +16,14 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_pipelines.jobs import SOURCES, Job
+from data_pipelines.examples.tasks import TASK_SOURCES
+from data_pipelines.jobs import Job
 from quark_jax.commands import guarded
 
 _MANIFEST = flags.DEFINE_string("manifest", None, "Recordings.")
 _CODEC = flags.DEFINE_string("codec", None, "Folder of the codec.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the datasets; on Beam one that all workers see.")
-_TASK = flags.DEFINE_list("task", ["sr"], f"Of {', '.join(SOURCES)}.")
+_TASK = flags.DEFINE_list("task", ["sr"], f"Of {', '.join(TASK_SOURCES)}.")
 _SPLITS = flags.DEFINE_list("splits", ["train", "heldout"], "Splits of the manifest to use.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of an example.", lower_bound=0.1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
@@ -34,6 +35,9 @@ _FEATURES = flags.DEFINE_string(
     None,
     "Keep features in the place of input and reference audio: log_mel, or the folder of an encoder "
     "(all hidden states averaged).",
+)
+_ALIGNMENTS = flags.DEFINE_string(
+    "alignments", None, "Words of the recordings, for the editing of speech: a file or folder."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Examples encoded at once.", lower_bound=1)
 _SHARD = flags.DEFINE_integer("examples_per_shard", 256, "Examples in a file.", lower_bound=1)
@@ -52,6 +56,7 @@ def _run(beam: Sequence[str]) -> None:
             rounds=_ROUNDS.value,
             features=_FEATURES.value,
             batch_size=_BATCH.value,
+            alignments=_ALIGNMENTS.value,
         )
         job.run(f"{_OUT.value}/{task}", examples_per_shard=_SHARD.value, beam=beam)
 

@@ -75,7 +75,7 @@ def test_a_job_makes_what_its_names_say(job, codec, tmp_path):
 
 
 def test_a_task_or_split_that_is_not_there_is_named(job):
-    with pytest.raises(UserError, match=r"task 'ss' is unknown; choose from sr, tse, rtse"):
+    with pytest.raises(UserError, match=r"task 'ss' is unknown; choose one of sr, tse"):
         replace(job, task="ss").load()
     with pytest.raises(UserError, match=r"manifest.jsonl: no recordings of split 'dev'; give"):
         replace(job, splits=("dev",)).load()
