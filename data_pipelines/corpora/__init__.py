@@ -16,6 +16,7 @@ from data_pipelines.corpora.captions import (
 )
 from data_pipelines.corpora.folders import LAYOUTS, Folder, by_pattern, librispeech, vctk
 from data_pipelines.corpora.scan import Rules, Summary, left_out_path, scan
+from data_pipelines.corpora.tfds_sets import Tfds
 
 __all__ = [
     "CAPTION_SETS",
@@ -30,6 +31,7 @@ __all__ = [
     "Manifest",
     "Rules",
     "Summary",
+    "Tfds",
     "WavCaps",
     "by_pattern",
     "left_out_path",

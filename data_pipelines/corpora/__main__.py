@@ -11,6 +11,7 @@ from data_pipelines.corpora import (
     Folder,
     Manifest,
     Rules,
+    Tfds,
     by_pattern,
     left_out_path,
     scan,
@@ -100,8 +101,6 @@ def _corpus(given: argparse.Namespace) -> Corpus:
     if given.kind == "manifest":
         return Manifest(given.corpus, root=given.root)
     if given.kind == "tfds":
-        from data_pipelines.corpora.tfds_sets import Tfds
-
         pairs = [pair.partition("=") for pair in given.field]
         if bad := [name for name, equals, _ in pairs if not equals]:
             raise UserError(f"--field {bad[0]}: give FIELD=FEATURE, as text=sentence")

@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from etils import epath
 
-from data_pipelines import Entry, corpora
+from data_pipelines import Entry, corpora, read_manifest
 from data_pipelines.corpora import LeftOut
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -281,3 +283,24 @@ def test_a_bad_list_is_named(tmp_path, kind, name, content, says):
     with pytest.raises(UserError, match=f"^{re.escape(str(path) + says)}") as error:
         list(corpora.CAPTION_SETS[kind]([path], tmp_path / "audio"))
     assert "\n" not in str(error.value)
+
+
+def test_the_command_joins_captions(tmp_path):
+    put(tmp_path / "audio/a1.wav", tmp_path / "audio/b1.wav")
+    listed = write(
+        tmp_path / "train.csv", "audiocap_id,youtube_id,start_time,caption\n1,a1,0,A dog\n"
+    )
+    run = [
+        sys.executable,
+        "-m",
+        "data_pipelines.corpora",
+        "audiocaps",
+        listed,
+        tmp_path / "m.jsonl",
+    ]
+    run += ["--audio", tmp_path / "audio", "--workers", "1", "--name", "audiocaps"]
+    done = subprocess.run(list(map(str, run)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "1 recordings" in done.stdout and "left out: 1;" in done.stdout
+    (entry,) = read_manifest(tmp_path / "m.jsonl")
+    assert (entry.id, entry.captions, entry.seconds) == ("audiocaps/a1.wav", ("A dog",), 0.05)

@@ -22,8 +22,7 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import feature_pb2
 
 from data_pipelines import read_manifest
-from data_pipelines.corpora import scan, tfds_sets
-from data_pipelines.corpora.tfds_sets import Tfds
+from data_pipelines.corpora import Tfds, scan, tfds_sets
 from quark_jax.errors import UserError
 
 RATE = 16_000
