@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from data_pipelines.alignments import Word, read_alignments
+from data_pipelines.alignment_files import read_alignments
 from data_pipelines.conditioning import Conditioner
 from data_pipelines.examples.tasks import make_source
 from data_pipelines.manifests import Entry, read_manifest
@@ -31,8 +31,8 @@ class Job:
         features: None keeps input and reference as audio; "log_mel" or the folder of an encoder
             (the average of its hidden states) keeps those features.
         batch_size: examples encoded at once.
-        alignments: words of the recordings, as `alignments.read_alignments` takes them, for the
-            tasks that edit speech.
+        alignments: words of the recordings, a CTM file or a folder of TextGrids, for the tasks that
+            edit speech.
     """
 
     task: str
@@ -98,7 +98,7 @@ class Job:
             "seed": len(self.splits) * self.seed + number,
         }
         if self.alignments:
-            options["alignments"] = _alignments(self.alignments)
+            options["alignments"] = read_alignments(self.alignments, entries)
         once = make_source(self.task, entries, **options)
         if self.rounds == 1:
             return once
@@ -108,11 +108,6 @@ class Job:
 @cache
 def _tokeniser(folder: str) -> Tokeniser:
     return Tokeniser.load(folder)
-
-
-@cache
-def _alignments(path: str) -> Mapping[str, Sequence[Word]]:
-    return read_alignments(path)
 
 
 @cache

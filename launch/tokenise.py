@@ -37,7 +37,7 @@ _FEATURES = flags.DEFINE_string(
     "(all hidden states averaged).",
 )
 _ALIGNMENTS = flags.DEFINE_string(
-    "alignments", None, "Words of the recordings, for the editing of speech: a file or folder."
+    "alignments", None, "CTM file, or folder of TextGrids, for the tasks that edit speech."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Examples encoded at once.", lower_bound=1)
 _SHARD = flags.DEFINE_integer("examples_per_shard", 256, "Examples in a file.", lower_bound=1)
