@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
+from data_pipelines import Degradation, SpeechRestoration, read_manifest, samples_manifest, tokenise
 from data_pipelines.simulation import add_noise, coloured_noise
 from quark_jax import audio
 from quark_jax.encoders import FeatureConfig
@@ -28,6 +28,10 @@ CODEC_STEPS = 600
 LM_STEPS = 700
 SECONDS = 2.56  # of a sequence
 EXAMPLES = {"train": 1024, "heldout": 64}
+# Noise, clipping and lost packets alone: what so small a model can learn of in minutes.
+DEGRADATION = Degradation(
+    interference_probability=0.0, reverberation_probability=0.0, bandwidth_probability=0.0
+)
 SNR_DB = 5.0  # of the recording that is restored, in pink noise
 
 
@@ -99,6 +103,7 @@ def _tokenise(manifest: Path, tokeniser: Tokeniser, folder: Path) -> None:
             seconds=SECONDS,
             seed=seed,
             length=EXAMPLES[split],
+            config=DEGRADATION,
         )
         for seed, split in enumerate(EXAMPLES)
     }

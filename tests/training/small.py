@@ -77,6 +77,7 @@ def make_dataset(codec: str, dataset: str) -> None:
             seconds=SECONDS,
             seed=seed,
             length=length,
+            config=demo.DEGRADATION,  # no rooms, which take long to make
         )
         for seed, (split, length) in enumerate({"train": 48, "heldout": 8}.items())
     }
