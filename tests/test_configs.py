@@ -22,7 +22,9 @@ from quark_jax.training.lm import LMTraining
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ["1.0", "1.5", "2.0", "2.0-6.25hz"]
 # What stands after --config.
-CODECS = ["configs/codec/tiny.py", *(f"configs/codec/published.py:{name}" for name in PUBLISHED)]
+TINY = "configs/codec/tiny.py"
+ABLATIONS = [f"{TINY}:{name}" for name in ("no-adversary", "no-semantic", "dynamic")]
+CODECS = [TINY, *ABLATIONS, *(f"configs/codec/published.py:{name}" for name in PUBLISHED)]
 LMS = ["configs/lm/tiny.py"]
 # The encoders that the published codecs were trained with, by the channels of their features.
 ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}
@@ -53,7 +55,10 @@ def test_a_config_comes_back_from_json(name):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
     path, *version = name.split(":")
     assert f"--config {name} " in (ROOT / path).read_text()
-    if name in CODECS:
+    if name in ABLATIONS:
+        assert config.codec.bitrate == HCodecConfig.preset("tiny").bitrate
+        assert config != load(TINY)
+    elif name in CODECS:
         assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
         assert config.lm == LMConfig.preset("tiny")
@@ -83,7 +88,7 @@ def test_codec_features_and_discriminators_fit(name):
         assert len(judgements) == len(networks.periods) + len(networks.windows)
 
 
-@pytest.mark.parametrize("name", CODECS[1:])
+@pytest.mark.parametrize("name", CODECS[1 + len(ABLATIONS) :])
 def test_published_training(name, monkeypatch):
     """What the publication says, and one flag for the folder of both uses of the encoder."""
     arguments = ["train", f"--config={ROOT / name}", "--config.codec.features.folder=encoder"]
