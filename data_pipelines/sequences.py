@@ -238,24 +238,26 @@ def _drawn(
     joined = _Joined(list(parts.values()))
     found = []
     for members, convert in pools:
-        groups = {}
-        for name, own, first in zip(parts, members, joined.firsts, strict=False):
-            if weights is None:
-                groups.setdefault("all", [[], 0.0])[0].append(first + own)
-                groups["all"][1] += len(own)
-            elif weights[name] and len(own):
-                groups[name] = [[first + own], weights[name] * len(own) / len(parts[name])]
-        if not groups:
+        numbers = {
+            name: first + own
+            for name, own, first in zip(parts, members, joined.firsts, strict=False)
+            if len(own) and (weights is None or weights[name])
+        }
+        if not numbers:
             continue
-        drawn = []
-        for number, (group, _) in enumerate(groups.values()):
-            keys = _keys(np.concatenate(group))
-            if seed is not None:
-                key = (seed, len(found), number)  # two groups of one size differ in their order
-                own_seed = np.random.SeedSequence(key).generate_state(1)[0]
-                keys = keys.seed(int(own_seed)).shuffle().repeat()
-            drawn.append(keys)
-        rates = [rate for _, rate in groups.values()]
+        if weights is None:
+            groups = [np.concatenate(list(numbers.values()))]
+            rates = [float(len(groups[0]))]
+        else:
+            groups = list(numbers.values())
+            rates = [weights[name] * len(own) / len(parts[name]) for name, own in numbers.items()]
+        drawn = [_keys(group) for group in groups]
+        if seed is not None:  # two groups of one size differ in their order
+            seeds = np.random.SeedSequence((seed, len(found))).generate_state(len(drawn))
+            drawn = [
+                keys.seed(int(own)).shuffle().repeat()
+                for keys, own in zip(drawn, seeds, strict=True)
+            ]
         items = drawn[0] if len(drawn) == 1 else grain.MapDataset.mix(drawn, weights=rates)
         found.append((items.map(joined.read).map(convert), sum(rates)))
     return found

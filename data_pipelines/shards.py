@@ -39,7 +39,7 @@ from data_pipelines.records import (
 )
 
 NAME, VERSION = "tokenised", "2.0.0"
-CHECKSUMS = "checksums.json"  # by split, those of its shards
+CHECKSUMS = "checksums.json"  # SHA-256 of each shard, by file name
 _FORMAT = file_adapters.FileFormat.ARRAY_RECORD
 _THREADS = min(16, os.cpu_count() or 1)
 
@@ -213,30 +213,28 @@ class Builder(tfds.core.ShardBasedBuilder):
         wall = time.monotonic() - began
         super()._download_and_prepare(dl_manager, download_config)
         about = {shard: self._about(shard) for shard in self._shards}
-        fresh = sum(about[shard]["seconds"] for shard in about.keys() - set(before))
-        largest, checksums = [], {}
-        for split in dict.fromkeys(shard.split for shard in self._shards):
+        for split in self.info.splits:
             parts = [about[shard] for shard in self._shards if shard.split == split]
-            rows = np.concatenate([np.array(part["lengths"], np.int32) for part in parts])
             with (self.data_path / lengths_file(split)).open("wb") as file:
-                np.save(file, rows)
-            largest.append(rows.max(0))
-            checksums[split] = [part["sha256"] for part in parts]
-        (self.data_path / CHECKSUMS).write_text(json.dumps(checksums))
-        sizes = dict(zip(LENGTHS, np.max(largest, axis=0).tolist(), strict=True))
+                np.save(file, np.concatenate([part["lengths"] for part in parts]))
+        checksums = {shard.file: part["sha256"] for shard, part in about.items()}
+        (self.data_path / CHECKSUMS).write_text(json.dumps(checksums, indent=0))
+        largest = np.max([part["lengths"].max(0) for part in about.values()], axis=0).tolist()
+        fresh = about.keys() - set(before)
         self.info.metadata.update(
-            sizes,
+            dict(zip(LENGTHS, largest, strict=True)),
             codebooks=max(part["codebooks"] for part in about.values()),
             channels=max(part["channels"] for part in about.values()),
             dynamic=any(part["dynamic"] for part in about.values()),
             statistics={
                 "hours": sum(part["seconds"] for part in about.values()) / 3600,
-                "hours_per_hour": fresh / wall,
+                "hours_per_hour": sum(about[shard]["seconds"] for shard in fresh) / wall,
             },
         )
 
     def _about(self, shard: Shard) -> dict[str, Any]:
-        return json.loads((self._folder / f"{shard.file}.json").read_text())
+        about = json.loads((self._folder / f"{shard.file}.json").read_text())
+        return about | {"lengths": np.array(about["lengths"], np.int32)}
 
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager
