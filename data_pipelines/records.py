@@ -186,7 +186,7 @@ def to_int16(wave: np.ndarray) -> np.ndarray:
 
 def from_int16(wave: np.ndarray) -> np.ndarray:
     """int16 [...] -> float32 in [-1, 1)."""
-    return wave.astype(np.float32) / _FULL_SCALE
+    return np.multiply(wave, np.float32(1 / _FULL_SCALE), dtype=np.float32)
 
 
 def _int16(codes: Any) -> np.ndarray:

@@ -105,7 +105,7 @@ def token_batches(
         _drawn(records, pools, weights, seed if train else None),
         batch_size=batch_size,
         made_with=_made_with(records, batch_size, seed, weights) | {"buckets": buckets},
-        after=place,
+        after=_Chain([_as_waves, *([place] if place else [])]),
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
@@ -329,7 +329,7 @@ class _Shape:
                 item[f"{name}_features"] = _padded(features, samples // SAMPLES_PER_FRAME)
                 item[f"{name}_frames"] = np.int32(own // SAMPLES_PER_FRAME)
             elif samples:
-                item[name] = _padded(from_int16(record[name]), samples)
+                item[name] = _padded(record[name], samples)
                 item[f"{name}_samples"] = np.int32(own)
         words = record["task"].decode(), record["caption"].decode()
         return item | self._words(*words, record["id"].decode())
@@ -369,6 +369,11 @@ def _padded(array: np.ndarray, length: int, dtype: Any = None) -> np.ndarray:
     padded = np.zeros((length, *array.shape[1:]), dtype or array.dtype)
     padded[: len(array)] = array
     return padded
+
+
+def _as_waves(batch: Batch) -> Batch:
+    """Audio comes from worker processes as int16, which is half as much to pass on."""
+    return {name: from_int16(v) if name in AUDIO else v for name, v in batch.items()}
 
 
 @dataclass(frozen=True)
