@@ -128,7 +128,6 @@ def balance(
     weights: Mapping[str, float],
     state: BalancerState,
     *,
-    active: Mapping[str, jax.Array | bool] | None = None,
     decay: float = 0.999,
     norm: float = 1.0,
 ) -> tuple[jax.Array, BalancerState]:
@@ -139,21 +138,16 @@ def balance(
     gradient is divided by its moving average of norms. Losses are means over the batch, so the norm
     of an item counts times the batch size, and the sum weighs the same against losses that do not
     pass the wave at any batch size (EnCodec's does not: its total norm is `norm` times the batch
-    size). A loss that is not `active` (None: all are) keeps its average and gets no share: this is
-    how an adversarial phase begins. A state with numbers that are not finite does not recover.
+    size). A loss of the state without a gradient keeps its average: it may begin later. A state
+    with numbers that are not finite does not recover.
     """
     total, count = dict(state.total), dict(state.count)
-    shares = {
-        name: jnp.where(True if active is None else active[name], weights[name], 0.0)
-        for name in gradients
-    }
-    balanced = 0.0
+    weight, balanced = sum(weights[name] for name in gradients), 0.0
     for name, gradient in gradients.items():
         gradient = gradient.astype(jnp.float32)
         norms = gradient.shape[0] * jnp.sqrt(jnp.sum(gradient**2, axis=1))
-        on = shares[name] > 0
-        total[name] = jnp.where(on, decay * total[name] + jnp.mean(norms), total[name])
-        count[name] = jnp.where(on, decay * count[name] + 1, count[name])
-        average = total[name] / jnp.maximum(count[name], 1e-12)
-        balanced += norm * shares[name] / sum(shares.values()) * gradient / (average + 1e-12)
+        total[name] = decay * total[name] + jnp.mean(norms)
+        count[name] = decay * count[name] + 1
+        average = total[name] / count[name]
+        balanced += norm * weights[name] / weight * gradient / (average + 1e-12)
     return balanced, BalancerState(total, count)

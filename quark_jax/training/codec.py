@@ -84,6 +84,7 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         evaluate=_evaluation(config, learning, features, heldout),
         label="codec",
         frozen=frozen,
+        phase=lambda number: (learning.begun(number),),
     )
     tokeniser = Tokeniser(learning.codec(state), features)
     folder = epath.Path(workdir) / "model" / "codec"

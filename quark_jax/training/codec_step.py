@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,13 @@ class CodecState(NamedTuple):
 
 
 class CodecLearning:
-    """How the codec of one config learns: `init` makes a state, `step` the next one."""
+    """How the codec of one config learns: `init` makes a state, `step` the next one, from the
+    losses that have `begun`.
+
+    These are known when a step is compiled, one program for each phase of a run. A condition in
+    one program would do as well, but XLA's convolutions inside of one take ten times as long on a
+    CPU.
+    """
 
     def __init__(self, codec: HCodecConfig, config: LearningConfig, seed: int):
         self._codec, self._config, self._seed = codec, config, seed
@@ -161,11 +167,15 @@ class CodecLearning:
             return None
         return nnx.merge(self._adversary_graph, state.adversary.params)
 
+    def begun(self, number: int) -> tuple[str, ...]:
+        """Names of the losses of the wave that step `number`, counted from 0, learns from."""
+        return tuple(name for name, begin in self._begins.items() if number >= begin)
+
     def step(
-        self, state: CodecState, wave: jax.Array, frozen: Frozen
+        self, state: CodecState, wave: jax.Array, frozen: Frozen, begun: tuple[str, ...]
     ) -> tuple[CodecState, dict[str, jax.Array]]:
         """Learn from `wave` [batch, samples], whole codec frames at the codec's rate: the
-        discriminators first, then the codec from what they have become."""
+        discriminators first, then the codec from what they have become. `begun` is static."""
         losses, rate = self._config.losses, self._codec.sample_rate
         target = frozen.features(resample_sinc(wave, rate, _SSL_RATE))
         key = jax.random.fold_in(state.key, state.step)
@@ -180,13 +190,14 @@ class CodecLearning:
         (made, semantic, commitment), pull, output = jax.vjp(
             reconstruct, state.codec.params, has_aux=True
         )
-        adversary, terms, gradients, metrics = self._judge(state, wave, made)
-        for more in (
-            self._gradients(lambda made: {"mel": mel_loss(wave, made, rate)}, made),
-            self._perceive(state.step, wave, made, frozen),
-        ):
-            terms |= more[0]
-            gradients |= more[1]
+        terms, gradients = self._gradients(lambda made: {"mel": mel_loss(wave, made, rate)}, made)
+        adversary, metrics = state.adversary, {}
+        if "adversarial" in begun:
+            adversary, more_terms, more_gradients, metrics = self._judge(adversary, wave, made)
+            terms, gradients = terms | more_terms, gradients | more_gradients
+        if "perceptual" in begun:
+            more_terms, more_gradients = self._perceive(wave, made, frozen)
+            terms, gradients = terms | more_terms, gradients | more_gradients
         wave_gradient, balancer = self._wave_gradient(state, gradients)
         (gradient,) = pull(
             (wave_gradient, jnp.float32(losses.semantic), jnp.float32(losses.commitment))
@@ -220,7 +231,6 @@ class CodecLearning:
             gradients,
             {name: getattr(losses, name) for name in gradients},
             state.balancer,
-            active={name: state.step >= self._begins[name] for name in gradients},
             decay=losses.balance_decay,
             norm=losses.balance_norm,
         )
@@ -244,69 +254,46 @@ class CodecLearning:
         weights = {name: jnp.float32(getattr(self._config.losses, name)) for name in terms}
         return terms, {", ".join(terms): pull(weights)[0]}
 
-    def _perceive(
-        self, step: jax.Array, wave: jax.Array, made: jax.Array, frozen: Frozen
-    ) -> tuple[Terms, Terms]:
-        """The perceptual loss from the step on that it begins at."""
+    def _perceive(self, wave: jax.Array, made: jax.Array, frozen: Frozen) -> tuple[Terms, Terms]:
+        """The perceptual loss and its gradient."""
         config = self._config.perceptual
-        if config is None:
-            return {}, {}
         encoder = frozen.perceptual or SSLFeatures(config.features, frozen.features.encoder)
         distance = self._config.losses.perceptual_distance
 
         def features(wave: jax.Array) -> jax.Array:
             return encoder(resample_sinc(wave, self._codec.sample_rate, _SSL_RATE))
 
-        def active(made: jax.Array) -> tuple[Terms, Terms]:
-            reference = features(wave)
-            return self._gradients(
-                lambda made: {"perceptual": perceptual_loss(reference, features(made), distance)},
-                made,
-            )
-
-        begun = step >= config.begin
-        return jax.lax.cond(begun, active, _zeros_of(active), made)
+        reference = features(wave)
+        return self._gradients(
+            lambda made: {"perceptual": perceptual_loss(reference, features(made), distance)}, made
+        )
 
     def _judge(
-        self, state: CodecState, wave: jax.Array, made: jax.Array
-    ) -> tuple[Learner | None, Terms, Terms, Terms]:
-        """The discriminators after this step, losses of `made` by them with gradients, and metrics;
-        as they are, and zeros, before the step that they begin at."""
-        if state.adversary is None:
-            return None, {}, {}, {}
-        kind = self._config.losses.adversarial_kind
-        graph, transform = self._adversary_graph, self._adversary_optimiser
+        self, learner: Learner, wave: jax.Array, made: jax.Array
+    ) -> tuple[Learner, Terms, Terms, Terms]:
+        """The discriminators after this step, losses of `made` by them with gradients, and
+        metrics."""
+        kind, graph = self._config.losses.adversarial_kind, self._adversary_graph
 
-        def learn(learner: Learner, made: jax.Array) -> tuple[Learner, Terms]:
-            def loss_of(params: nnx.State) -> jax.Array:
-                judge = nnx.merge(graph, params)
-                return discriminator_loss(judge(wave), judge(made), kind)
+        def loss_of(params: nnx.State) -> jax.Array:
+            judge = nnx.merge(graph, params)
+            return discriminator_loss(judge(wave), judge(made), kind)
 
-            loss, gradient = jax.value_and_grad(loss_of)(learner.params)
-            norm = optax.tree.norm(gradient)
-            metrics = {"discriminator": loss, "discriminator_gradient_norm": norm}
-            return learner.update(gradient, transform), metrics
+        loss, gradient = jax.value_and_grad(loss_of)(learner.params)
+        learner = learner.update(gradient, self._adversary_optimiser)
+        judge = nnx.merge(graph, learner.params)
+        real = judge(wave)
 
-        def active(learner: Learner, made: jax.Array):
-            learner, metrics = learn(learner, made)
-            judge = nnx.merge(graph, learner.params)
-            real = judge(wave)
+        def losses(made: jax.Array) -> Terms:
+            judgements = judge(made)
+            values = adversarial_loss(judgements, kind), feature_matching_loss(real, judgements)
+            return dict(zip(_ADVERSARIAL, values, strict=True))
 
-            def losses(made: jax.Array) -> Terms:
-                judgements = judge(made)
-                values = (
-                    adversarial_loss(judgements, kind),
-                    feature_matching_loss(real, judgements),
-                )
-                return dict(zip(_ADVERSARIAL, values, strict=True))
-
-            return learner, *self._gradients(losses, made), metrics
-
-        def idle(learner: Learner, made: jax.Array):
-            return learner, *_zeros_of(active)(learner, made)[1:]
-
-        begun = state.step >= self._config.adversary.begin
-        return jax.lax.cond(begun, active, idle, state.adversary, made)
+        metrics = {
+            "discriminator": loss,
+            "discriminator_gradient_norm": optax.tree.norm(gradient),
+        }
+        return learner, *self._gradients(losses, made), metrics
 
     def _averaged(self, state: CodecState, params: nnx.State) -> nnx.State | None:
         if state.average is None:
@@ -348,13 +335,3 @@ def codebook_use(codes: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
         return jnp.mean(counts > 0), jnp.exp(entropy)
 
     return jax.vmap(layer, 1)(codes)
-
-
-def _zeros_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What gives zeros of the shapes that `function` gives."""
-
-    def zeros(*arguments: Any) -> Any:
-        shapes = jax.eval_shape(function, *arguments)
-        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-
-    return zeros

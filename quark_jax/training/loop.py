@@ -61,15 +61,17 @@ def fit(
     evaluate: Callable[[Any, int], Mapping[str, float]],
     label: str,
     frozen: Any = (),
+    phase: Callable[[int], tuple] = lambda number: (),
 ) -> Any:
     """Train from where `workdir` stands to `run.steps`, and give the last state.
 
     `init()` makes the state, a pytree of arrays; `step(state, batch, frozen)` gives the next one
     and scalars, "loss" among them; `batches` is a Grain iterator of this process's part of each
     global batch; `evaluate(state, step)` gives scalars of held-out data, also before the first
-    step; `frozen`, a pytree of arrays, is placed on the mesh as the state is. Run again after an
-    interruption, it goes on from the newest checkpoint with the same data and numbers; a run that
-    is finished is left as it is.
+    step; `frozen`, a pytree of arrays, is placed on the mesh as the state is. What `phase(number)`
+    gives for a step, counted from 0, are more arguments of `step`, static: a program is compiled
+    for each of its values. Run again after an interruption, it goes on from the newest checkpoint
+    with the same data and numbers; a run that is finished is left as it is.
 
     A step any of whose scalars is not finite is left out: the state stays, the batch is passed
     over, "skipped_steps" counts. Raises UserError after `run.skip_limit` of them in a row; the
@@ -93,14 +95,17 @@ def fit(
                 return now.state
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
         compiled = jax.jit(
-            _finite_or_left_out(step), donate_argnums=0, out_shardings=(placed, None)
+            _finite_or_left_out(step),
+            donate_argnums=0,
+            static_argnums=3,
+            out_shardings=(placed, None),
         )
         log = stack.enter_context(closing(_Log(workdir, run, start, label)))
         if start is None:
             log.writer.write(0, evaluate(now.state, 0))
         for number in range((start or 0) + 1, run.steps + 1):
             batch = place_batch(log.wait_for(batches), mesh)
-            now, metrics = compiled(now, batch, frozen)
+            now, metrics = compiled(now, batch, frozen, phase(number - 1))
             # The step before is read while this one runs: the device never waits for the host.
             log.report()
             log.pending = number, metrics
@@ -118,9 +123,9 @@ def fit(
     return now.state
 
 
-def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any], tuple[Run, Metrics]]:
-    def guarded(before: Run, batch: Any, frozen: Any) -> tuple[Run, Metrics]:
-        state, metrics = step(before.state, batch, frozen)
+def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
+    def guarded(before: Run, batch: Any, frozen: Any, phase: tuple) -> tuple[Run, Metrics]:
+        state, metrics = step(before.state, batch, frozen, *phase)
         finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before.state)
         skipped = before.skipped + ~finite

@@ -235,11 +235,10 @@ def test_the_size_of_a_loss_is_nothing_to_the_balancer():
 
 def test_a_loss_that_joins_later_begins_its_average_then():
     state = init_balancer(list(WEIGHTS))
-    waiting = {name: name != "adversarial" for name in WEIGHTS}
     for step in range(3):
-        result, state = balance(gradients(step), WEIGHTS, state, active=waiting)
+        early = {name: g for name, g in gradients(step).items() if name != "adversarial"}
+        result, state = balance(early, WEIGHTS, state)
         assert float(state.count["adversarial"]) == 0
-    early = {name: g for name, g in gradients(2).items() if waiting[name]}
     fresh = balance(early, WEIGHTS, init_balancer(list(early)))[0]
     assert item_norm(fresh) == pytest.approx(item_norm(result), rel=0.2)
     _, state = balance(gradients(3), WEIGHTS, state)
