@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
             begin=6_000,
         ),
         average=0.999,
-        run=RunConfig(steps=8_500, log_every=20, eval_every=1000, save_every=500),
+        run=RunConfig(steps=7_500, log_every=20, eval_every=1000, save_every=500),
     )
     codec = replace(config.codec, name=f"tiny-{variant}")
     match variant:

@@ -80,10 +80,8 @@ class AdversaryConfig:
 
 
 _FULL = AdversaryConfig()
-# 1.0 M, for a codec of a few million at 16 kHz.
-_TINY = replace(
-    _FULL, period_widths=(16, 32, 64, 128, 128), windows=(1024, 512, 256), band_width=16
-)
+# 0.75 M, for a codec of a few million at 16 kHz.
+_TINY = replace(_FULL, period_widths=(16, 32, 64, 128, 128), windows=(1024, 256), band_width=8)
 _PRESETS = {"16khz": _FULL, "48khz": _FULL, "tiny": _TINY}
 
 
