@@ -71,7 +71,7 @@ def everything(codec_config, small) -> Learned:
     config = LearningConfig(
         losses=LOSSES,
         adversary=replace(small.ADVERSARY, begin=1),
-        perceptual=PerceptualConfig(begin=2),
+        perceptual=PerceptualConfig(begin=1),
         average=0.15,
     )
     return learn(codec_config, config, steps=3)
@@ -93,8 +93,23 @@ def test_losses_join_at_their_step(everything, plain):
     assert metrics[0]["loss"] == pytest.approx(plain.metrics[0]["loss"], rel=1e-5)
     assert equal(states[1].adversary, states[0].adversary)
     assert not equal(states[2].adversary.params, states[1].adversary.params)
-    for name, begins in {"adversarial": 1, "feature_matching": 1, "perceptual": 2}.items():
-        assert [row.get(name, 0) > 0 for row in metrics] == [n >= begins for n in range(3)]
+    for name in ("adversarial", "feature_matching", "perceptual"):
+        assert [row.get(name, 0) > 0 for row in metrics] == [False, True, True]
+
+
+def test_each_loss_begins_at_its_own_step(codec_config, small):
+    config = LearningConfig(
+        losses=LOSSES,
+        adversary=replace(small.ADVERSARY, begin=5),
+        perceptual=PerceptualConfig(begin=7),
+    )
+    learning = CodecLearning(codec_config, config, seed=0)
+    judged = {"mel", "adversarial", "feature_matching"}
+    assert [set(learning.begun(number)) for number in (0, 4, 5, 6, 7)] == [
+        *[{"mel"}] * 2,
+        *[judged] * 2,
+        judged | {"perceptual"},
+    ]
 
 
 def test_a_step_is_the_gradient_of_the_weighted_sum(codec_config, small, everything):
