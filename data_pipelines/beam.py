@@ -11,14 +11,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 from etils import epath
 
+from data_pipelines.examples import Source
 from data_pipelines.records import Networks
-from data_pipelines.shards import ExampleSource, Shard, Work
+from data_pipelines.shards import Shard, Work
 
 
 class _MakeShard(beam.DoFn):
     def __init__(
         self,
-        make: Callable[[], tuple[Mapping[str, ExampleSource], Networks]],
+        make: Callable[[], tuple[Mapping[str, Source], Networks]],
         prefixes: Mapping[str, str],
         folder: str,
     ):
@@ -38,7 +39,7 @@ class _MakeShard(beam.DoFn):
 
 def make_shards(
     shards: Sequence[Shard],
-    make: Callable[[], tuple[Mapping[str, ExampleSource], Networks]],
+    make: Callable[[], tuple[Mapping[str, Source], Networks]],
     prefixes: Mapping[str, str],
     folder: epath.Path,
     options: Sequence[str],

@@ -6,10 +6,10 @@ from functools import cache
 
 from data_pipelines.alignment_files import read_alignments
 from data_pipelines.conditioning import Conditioner
+from data_pipelines.examples import Source
 from data_pipelines.examples.tasks import make_source
 from data_pipelines.manifests import Entry, read_manifest
 from data_pipelines.records import Networks
-from data_pipelines.shards import ExampleSource
 from data_pipelines.tokenised import Beam, TokenisedDataset, tokenise
 from quark_jax.encoders import FeatureConfig
 from quark_jax.errors import UserError
@@ -46,7 +46,7 @@ class Job:
     batch_size: int = 8
     alignments: str | None = None
 
-    def load(self) -> tuple[Mapping[str, ExampleSource], Networks]:
+    def load(self) -> tuple[Mapping[str, Source], Networks]:
         """The examples of each split, and what is computed of them.
 
         Raises:
@@ -86,7 +86,7 @@ class Job:
             beam=Beam(self.load, tuple(beam)) if beam else None,
         )
 
-    def _source(self, entries: Sequence[Entry], split: str, number: int) -> ExampleSource:
+    def _source(self, entries: Sequence[Entry], split: str, number: int) -> Source:
         if not entries:
             raise UserError(
                 f"{self.manifest}: no recordings of split {split!r}; give some lines that split, "

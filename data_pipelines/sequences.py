@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from data_pipelines.examples import INPUT_RATE, Example
+from data_pipelines.examples import INPUT_RATE, Example, Source
 from data_pipelines.loader import Batches, make_batches
 from data_pipelines.records import (
     AUDIO,
@@ -22,7 +22,6 @@ from data_pipelines.records import (
     codes_lengths,
     from_int16,
 )
-from data_pipelines.shards import ExampleSource
 from data_pipelines.tokenised import TokenisedDataset
 from quark_jax.errors import UserError
 from quark_jax.lm.tasks import TASK_IDS, task
@@ -113,7 +112,7 @@ def token_batches(
 
 
 def example_batches(
-    sources: ExampleSource | Mapping[str, ExampleSource],
+    sources: Source | Mapping[str, Source],
     *,
     batch_size: int,
     seed: int = 0,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -26,8 +26,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, naming, writer
 
-from data_pipelines.examples import Example
-from data_pipelines.manifests import Entry
+from data_pipelines.examples import Example, Source
 from data_pipelines.records import (
     AUDIO,
     LENGTHS,
@@ -42,20 +41,6 @@ NAME, VERSION = "tokenised", "2.0.0"
 CHECKSUMS = "checksums.json"  # SHA-256 of each shard, by file name
 _FORMAT = file_adapters.FileFormat.ARRAY_RECORD
 _THREADS = min(16, os.cpu_count() or 1)
-
-
-class ExampleSource(Protocol):
-    """Random access to examples; see `data_pipelines.examples.SpeechRestoration`."""
-
-    rate: int
-    seconds: float
-    skipped: dict[Entry, str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 class Shard(NamedTuple):
@@ -110,7 +95,7 @@ class Work:
             examples, seconds, lengths, codebooks, channels (of features), dynamic and sha256.
     """
 
-    sources: Mapping[str, ExampleSource]
+    sources: Mapping[str, Source]
     networks: Networks
     prefixes: Mapping[str, str]
     folder: epath.Path

@@ -20,12 +20,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
+from data_pipelines.examples import Source
 from data_pipelines.records import AUDIO, LENGTHS, Codes, Networks, Record, as_features
 from data_pipelines.shards import (
     NAME,
     VERSION,
     Builder,
-    ExampleSource,
     Shard,
     Work,
     done,
@@ -183,12 +183,12 @@ class Beam:
         options: Beam's pipeline options, as on a command line.
     """
 
-    make: Callable[[], tuple[Mapping[str, ExampleSource], Networks]]
+    make: Callable[[], tuple[Mapping[str, Source], Networks]]
     options: tuple[str, ...] = ()
 
 
 def tokenise(
-    sources: Mapping[str, ExampleSource],
+    sources: Mapping[str, Source],
     encode: Callable[[np.ndarray, np.ndarray], Codes],
     folder: str | Path,
     *,
@@ -317,7 +317,7 @@ def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _describe(sources: Mapping[str, ExampleSource]) -> dict[str, Any]:
+def _describe(sources: Mapping[str, Source]) -> dict[str, Any]:
     """What the examples depend on; two runs that agree in this have the same ones."""
     for split, source in sources.items():
         if len(source) == 0:

@@ -3,7 +3,7 @@
     python launch/tokenise.py --manifest data_pipelines/samples/manifest.jsonl \
         --codec runs/codec-tiny/model/codec --out runs/tokens-tiny
     python launch/train_lm.py --config configs/lm/tiny.py --workdir runs/lm-tiny \
-        --config.data.dataset runs/tokens-tiny --config.data.codec runs/codec-tiny/model/codec
+        --config.data.dataset runs/tokens-tiny/sr --config.data.codec runs/codec-tiny/model/codec
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec to model/,
 which `quark restore --model runs/lm-tiny/model` takes. The same command goes on after an

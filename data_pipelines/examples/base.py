@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,6 +36,28 @@ class Example:
     reference: np.ndarray | None = None
     caption: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Random access to examples: a pure function of the source's seed and the index.
+
+    Attributes:
+        rate: of the targets, in Hz.
+        seconds: the length of an example, or of the longest.
+        skipped: the recordings that could not be used, met so far, and the reason of each.
+    """
+
+    rate: int
+    seconds: float
+    skipped: dict[Entry, str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that the examples depend on, as JSON values."""
+        ...
 
 
 def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:

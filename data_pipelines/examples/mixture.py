@@ -1,29 +1,15 @@
 """Several tasks in one source."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from data_pipelines.examples.base import Example, checked, generator
+from data_pipelines.examples.base import Example, Source, checked, generator
 from data_pipelines.manifests import Entry
 from quark_jax.errors import UserError
 
 _CHOICE = 1  # a stream of its own: the choice tells nothing of the example
-
-
-class Source(Protocol):
-    """Random access to examples: a pure function of the source's seed and the index."""
-
-    rate: int
-    seconds: float
-    skipped: dict[Entry, str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 class TaskMixture:

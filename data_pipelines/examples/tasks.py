@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.alignments import Word
-from data_pipelines.examples.base import INPUT_RATE
+from data_pipelines.examples.base import INPUT_RATE, Source
 from data_pipelines.examples.echo import EchoCancellation
 from data_pipelines.examples.editing import SpeechEditing
 from data_pipelines.examples.event_editing import EventEditing
 from data_pipelines.examples.events import LanguageQueriedSeparation, TextToAudio
-from data_pipelines.examples.mixture import Source, TaskMixture
+from data_pipelines.examples.mixture import TaskMixture
 from data_pipelines.examples.speech import (
     OtherSpeakerExtraction,
     SpeechRestoration,
