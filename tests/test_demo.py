@@ -34,7 +34,7 @@ sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=40, lm_steps=20)))
 
 
 def start(workdir: Path) -> subprocess.Popen:
-    cache = {  # the second and the third run compile nothing
+    cache = {  # the second run compiles nothing that the first one did
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -68,11 +68,6 @@ def test_the_demo_goes_on_after_an_interruption(tmp_path):
     steps = [row["step"] for row in read_metrics(workdir / "codec") if "loss" in row]
     assert steps == [20, 40]
     check_results(workdir, table)
-
-    process = start(workdir)
-    again, said = process.communicate()
-    assert process.returncode == 0, said
-    assert again[again.index("\n|") :] == table[table.index("\n|") :]
 
 
 def check_results(workdir: Path, table: str) -> None:

@@ -103,7 +103,8 @@ def main() -> None:
                 codec_training.train(config, item["workdir"])
             case "demo":
                 config = demo.codec_config(samples_manifest())
-                config = replace(config, run=replace(RUN, **run))
+                data = replace(config.data, heldout=2, heldout_seconds=1.0)
+                config = replace(config, data=data, run=replace(RUN, **run))
                 codec_training.train(config, item["workdir"])
             case "tokenise":
                 make_dataset(**folders)
