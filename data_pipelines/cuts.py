@@ -1,22 +1,50 @@
 """Cutting pieces of one length out of recordings of any length."""
 
+import errno
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.manifests import Entry
+from data_pipelines.manifests import Entry, Unreachable, in_bucket
 from data_pipelines.simulation import fit, is_silent
 from quark_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 _DRAWS = 4
 _KEEP_BYTES = 1 << 28  # of recordings that have to be decoded whole, the first ones are kept
+_LASTING = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+)
+
+
+def why_unusable(entry: Entry, error: UserError) -> str:
+    """The reason of `error`, which was raised for `entry`, if it is one that lasts.
+
+    Raises:
+        Unreachable: if it may not: network, memory, open files, a disk that does not answer. To
+            pass over a recording for that would make examples differ from run to run.
+    """
+    if isinstance(error, Unreachable):
+        raise error
+    if not in_bucket(entry.path):  # libsndfile does not tell damage from a file it cannot read
+        try:
+            with entry.path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+        except OSError as fault:
+            if fault.errno not in _LASTING:
+                raise Unreachable(
+                    f"{entry.path}: cannot be read ({fault.strerror}); free what is short, or "
+                    "take the recording out of the manifest"
+                ) from fault
+    return str(error).removeprefix(f"{entry.path}: ")
 
 
 class Cutter:
     """Cuts of `samples` samples at `rate` Hz from `entries`; files that cannot be used are passed
-    over in favour of the next one, and counted.
+    over in favour of the next one, and counted. All methods raise `Unreachable` where that may be
+    different another time.
 
     Attributes:
         skipped: the corrupt and silent entries met so far in this process, and the reason of each.
@@ -49,7 +77,7 @@ class Cutter:
         try:
             wave = entry.read(self.rate)
         except UserError as error:
-            return self._skip(entry, str(error).removeprefix(f"{entry.path}: "))
+            return self._skip(entry, why_unusable(entry, error))
         if is_silent(wave):
             return self._skip(entry, "silent")
         wave.flags.writeable = False
@@ -61,7 +89,8 @@ class Cutter:
     def random(
         self, index: int, rng: np.random.Generator, among: Sequence[int] | None = None
     ) -> tuple[np.ndarray, Entry, int]:
-        """A random audible cut of entry `index` (or of the first usable one after it).
+        """A random audible cut of entry `index` (or of the first usable one after it); shorter
+        recordings wrap round.
 
         `among` restricts the choice to the entries of these numbers; `index` then counts in it.
 
@@ -75,6 +104,13 @@ class Cutter:
         Raises:
             UserError: if no entry can be used.
         """
+        part, entry, start = self.random_part(index, rng, among)
+        return fit(part, self.samples), entry, start
+
+    def random_part(
+        self, index: int, rng: np.random.Generator, among: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, Entry, int]:
+        """As `random`, but of a shorter recording all of it, once."""
         places = rng.random(_DRAWS)
         order = range(len(self.entries)) if among is None else among
         for step in range(len(order)):
@@ -82,7 +118,7 @@ class Cutter:
             try:
                 found = self._cut(entry, places)
             except UserError as error:
-                found = self._skip(entry, str(error).removeprefix(f"{entry.path}: "))
+                found = self._skip(entry, why_unusable(entry, error))
             if found is not None:
                 return found[0], entry, found[1]
         raise UserError(
@@ -107,11 +143,11 @@ class Cutter:
             else:
                 cut = whole[start : start + wanted]
             if not is_silent(cut):
-                return fit(cut, self.samples), start
+                return cut, start
         if (whole := self.read(entry)) is None:
             return None
         start = min(max(int(np.argmax(np.abs(whole))) - self.samples // 2, 0), last)
-        return fit(whole, self.samples, start), start
+        return whole[start : start + self.samples], start
 
     def _skip(self, entry: Entry, reason: str) -> None:
         if self.skipped.setdefault(entry, reason) is reason:

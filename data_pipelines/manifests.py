@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from quark_jax.errors import UserError
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".w64")
 )
-
+_PAUSES = (1.0, 4.0)  # seconds between the tries to fetch a file
 
 AnyPath: TypeAlias = Path | epath.Path
 
@@ -205,7 +206,7 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 class Unreachable(UserError):
-    """A file in a bucket cannot be fetched; another time it may be."""
+    """A file cannot be fetched or read; another time it may be."""
 
 
 @contextmanager
@@ -214,27 +215,36 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     request: recordings are small, and decoders seek.
 
     Raises:
-        Unreachable: if it cannot be fetched.
+        Unreachable: if it cannot be fetched, three times in 5 s.
         UserError: if it is not there, or the block raises it; it names the file in the bucket.
     """
     if not in_bucket(path):
         yield Path(path)
         return
     with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
-        try:
-            copy.write(epath.Path(path).read_bytes())
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; check the path") from error
-        except Exception as error:  # the libraries of the clouds have many of their own
-            raise Unreachable(
-                f"{path}: cannot be fetched ({error}); check network and credentials, and that "
-                "gcsfs (gs://) or s3fs (s3://) is installed"
-            ) from error
+        copy.write(_fetch(epath.Path(path)))
         copy.flush()
         try:
             yield Path(copy.name)
         except UserError as error:
             raise UserError(str(error).replace(copy.name, str(path))) from error
+
+
+def _fetch(path: epath.Path) -> bytes:
+    """What a file in a bucket holds. Raises as `local_copy`."""
+    for pause in (*_PAUSES, None):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; check the path") from error
+        except Exception as error:  # the libraries of the clouds have many of their own
+            if pause is None or isinstance(error, ImportError | PermissionError):
+                raise Unreachable(
+                    f"{path}: cannot be fetched ({error}); check network and credentials, and "
+                    "that gcsfs (gs://) or s3fs (s3://) is installed"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 def _is_pcm(file: soundfile.SoundFile | soundfile._SoundFileInfo, rate: int) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines import simulation
-from data_pipelines.cuts import Cutter
+from data_pipelines.cuts import Cutter, why_unusable
 from data_pipelines.examples.base import as_json, fingerprint
-from data_pipelines.manifests import Entry
+from data_pipelines.manifests import Entry, local_copy
 from data_pipelines.simulation import Rooms
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -87,7 +87,7 @@ class Responses:
         first = int(rng.integers(len(self)))
         for step in range(len(self)):
             number = (first + step) % len(self)
-            if (response := self._get(number)) is not None:
+            if (response := self.get(number)) is not None:
                 made = isinstance(self._rooms, Rooms)
                 return f"room {number}" if made else self._rooms[number].id, response
         entry = self._rooms[first]
@@ -95,7 +95,8 @@ class Responses:
             f"none of {len(self)} room responses can be used; {entry.path}: {self.skipped[entry]}"
         )
 
-    def _get(self, number: int) -> np.ndarray | None:
+    def get(self, number: int) -> np.ndarray | None:
+        """Response `number` of `len`, float32 [samples]; None if its recording cannot be used."""
         if number in self._kept:
             return self._kept[number]
         if isinstance(self._rooms, Rooms):
@@ -115,9 +116,10 @@ class Responses:
         if entry in self.skipped:
             return None
         try:
-            wave, rate = audio.read(entry.path, mono="first")
+            with local_copy(entry.path) as path:
+                wave, rate = audio.read(path, mono="first")
         except UserError as error:
-            self.skipped[entry] = str(error).removeprefix(f"{entry.path}: ")
+            self.skipped[entry] = why_unusable(entry, error)
             return None
         stop = None if entry.frames is None else entry.start + entry.frames
         wave = wave[entry.start : stop]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.cuts import Cutter
-from data_pipelines.manifests import Entry
+from data_pipelines.cuts import Cutter, why_unusable
+from data_pipelines.manifests import Entry, Unreachable, local_copy
 from data_pipelines.simulation import fit, is_silent
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -95,6 +95,8 @@ class Speakers:
             cut, entry, start = self._speech.random(index + step, rng, among=usable)
             try:
                 return cut, entry, start, *self._enrolment(entry, start, rng)
+            except Unreachable:
+                raise
             except UserError as error:
                 self._left_out[entry] = f"no enrolment ({error})"
         raise UserError(
@@ -118,6 +120,8 @@ class Speakers:
             mine = self._of[self._names[(first + 1 + (step + turn) % rest) % self.count]]
             try:
                 return self._speech.random(int(place * len(mine)), rng, among=mine)
+            except Unreachable:
+                raise
             except UserError:
                 if turn == rest - 1:
                     raise
@@ -127,9 +131,9 @@ class Speakers:
         """Why no enrolment fits beside a cut; empty where one does."""
         least = (self._speech.samples + 2 * self._enrolments.samples) / self._speech.rate
         try:
-            seconds = entry.seconds or audio.info(entry.path).seconds
+            seconds = _seconds(entry)
         except UserError as error:
-            return str(error).removeprefix(f"{entry.path}: ")
+            return why_unusable(entry, error)
         whose = f"the only one of {entry.speaker}" if entry.speaker else "of no named speaker"
         return "" if seconds >= least else f"{whose}, and shorter than {least:g} s: no enrolment"
 
@@ -163,3 +167,13 @@ class Speakers:
                 return cut
         loudest = int(np.argmax(np.abs(part))) - samples // 2
         return fit(part, samples, min(max(loudest, 0), len(part) - samples))
+
+
+def _seconds(entry: Entry) -> float:
+    """Duration of an entry, from the header of its file where the manifest does not say it."""
+    if entry.seconds is not None:
+        return entry.seconds
+    with local_copy(entry.path) as path:
+        header = audio.info(path)
+    frames = header.samples - entry.start if entry.frames is None else entry.frames
+    return frames / header.rate

@@ -9,7 +9,7 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_pipelines import Entry, read_manifest, samples_manifest
+from data_pipelines import Entry, manifests, read_manifest, samples_manifest
 
 
 def _load(path: Path) -> ModuleType:
@@ -40,7 +40,8 @@ def encode():
 
 @pytest.fixture
 def bucket(monkeypatch) -> MemoryFileSystem:
-    """What gs:// paths lead to: a file system in memory that speaks as gcsfs does."""
+    """What gs:// paths lead to: a file system in memory that speaks as gcsfs does. What fails is
+    tried again at once."""
 
     class Bucket(MemoryFileSystem):
         cachable = False
@@ -53,4 +54,5 @@ def bucket(monkeypatch) -> MemoryFileSystem:
 
     files = Bucket()
     monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
+    monkeypatch.setattr(manifests, "_PAUSES", (0.0, 0.0))
     return files

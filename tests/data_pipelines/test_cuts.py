@@ -1,11 +1,18 @@
 """Reading parts of recordings, and random cuts: slices of the whole, the same in any process."""
 
+import errno
+import os
+import resource
+
 import numpy as np
 import pytest
 import soundfile
+from etils import epath
 
 from data_pipelines import Entry
 from data_pipelines.cuts import Cutter
+from data_pipelines.manifests import Unreachable
+from data_pipelines.simulation import fit
 from quark_jax import audio
 from quark_jax.errors import UserError
 
@@ -129,3 +136,58 @@ def test_a_cut_does_not_depend_on_what_was_cut_before(recordings):
     for one, two, three in zip(forward, again, alone, strict=True):
         assert one[1:] == two[1:] == three[1:]
         assert np.array_equal(one[0], two[0]) and np.array_equal(one[0], three[0])
+
+
+def test_a_short_recording_is_given_once_or_wrapped_round(recordings):
+    cutter = Cutter(recordings, rate=RATE, samples=RATE)
+    for index in range(12):
+        wave, entry, start = cut(cutter, index)
+        part, *same = cutter.random_part(index, np.random.default_rng(index))
+        assert same == [entry, start] and np.array_equal(wave, fit(part, RATE))
+        assert np.array_equal(part, entry.read(RATE)[start : start + RATE])
+
+
+def test_what_may_be_there_again_is_not_passed_over(bucket, tmp_path, monkeypatch):
+    audio.write(tmp_path / "here.flac", noise(2 * RATE)[:, 0], RATE)
+    bucket.pipe("gs://b/a.flac", (tmp_path / "here.flac").read_bytes())
+    entries = [
+        Entry(epath.Path("gs://b/a.flac"), "a"),
+        Entry(epath.Path("gs://b/none.flac"), "none"),
+        Entry(tmp_path / "here.flac", "here"),
+    ]
+    opened, failures = bucket.open, []
+
+    def flaky(path, mode):
+        if failures:
+            failures.pop()
+            raise TimeoutError("no answer")
+        return opened(path, mode)
+
+    monkeypatch.setattr(bucket, "open", flaky)
+    cutter = Cutter(entries, rate=RATE, samples=RATE)
+    for take in (cutter.read, lambda entry: cut(cutter, 0)):
+        failures[:] = [1, 1, 1]
+        with pytest.raises(Unreachable, match=r"a\.flac: cannot be fetched \(no answer\)"):
+            take(entries[0])
+    assert not cutter.skipped
+    failures[:] = [1, 1]  # the third time it answers
+    assert cut(cutter, 0)[1] is entries[0]
+    assert cut(cutter, 1)[1] is entries[2]  # what is not there is passed over, as ever
+    assert set(cutter.skipped) == {entries[1]}
+
+
+def test_a_want_of_open_files_is_not_a_damaged_recording(recordings):
+    cutter = Cutter(recordings, rate=RATE, samples=RATE)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        with pytest.raises(Unreachable, match=os.strerror(errno.EMFILE)):
+            cutter.read(recordings[1])
+        with pytest.raises(Unreachable, match=r"long\.flac: cannot be read"):
+            cut(cutter, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not cutter.skipped
+    assert cut(cutter, 1)[1] is recordings[1]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from etils import epath
 
 from data_pipelines import Entry, simulation
 from data_pipelines.examples import (
@@ -16,6 +17,7 @@ from data_pipelines.examples import (
     TargetSpeakerExtraction,
     TaskMixture,
 )
+from data_pipelines.manifests import Unreachable
 from data_pipelines.simulation import EXTRACTION, Degradation, Rooms
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -156,17 +158,55 @@ def test_recorded_rooms_are_used_and_bad_ones_passed_over(tmp_path, entries):
     rooms = [Entry(tmp_path / f"{name}.wav", name) for name in ("silent", "missing", "echo")]
     config = Degradation(interference_probability=0, **PLAIN | {"reverberation_probability": 1})
     source = SpeechRestoration(entries, seconds=1, seed=4, rooms=rooms, config=config)
-    for index in range(4):
+    for index in range(12):
         example = source[index]
         assert example.provenance["room"] == "echo"
         later = np.concatenate((np.zeros(4000), example.target[:-4000]))
         assert np.allclose(example.input, example.target + 0.5 * later, atol=1e-5)
-    assert {entry.id for entry in source.skipped} <= {"silent", "missing"}
+    skipped = {entry.id: why for entry, why in source.skipped.items()}
+    assert set(skipped) == {"silent", "missing"}
+    assert skipped["silent"] == "silent" and skipped["missing"].startswith("no such file")
     source = SpeechRestoration(entries, seconds=1, rooms=rooms[:2], config=config)
     with pytest.raises(UserError, match="none of 2 room responses"):
         source[0]
     with pytest.raises(UserError, match="no room responses"):
         SpeechRestoration(entries, rooms=())
+
+
+def test_rooms_and_speech_may_lie_in_a_bucket(bucket, tmp_path, tones, monkeypatch):
+    echo = np.array((0, 1, 0, 0.5), np.float32)
+    audio.write(tmp_path / "echo.wav", echo, RATE)
+    bucket.pipe("gs://b/echo.wav", (tmp_path / "echo.wav").read_bytes())
+    rooms = [Entry(epath.Path("gs://b/echo.wav"), "echo")]
+    config = Degradation(interference_probability=0, **PLAIN | {"reverberation_probability": 1})
+    source = SpeechRestoration(tones, seconds=0.5, rooms=rooms, config=config)
+    assert source[0].provenance["room"] == "echo" and not source.skipped
+
+    # Of an only recording, the manifest does not say how long it is.
+    far = [
+        replace(entry, path=epath.Path(f"gs://b/{entry.id}.wav"), seconds=None) for entry in tones
+    ]
+    for entry, there in zip(tones, far, strict=True):
+        bucket.pipe(str(there.path), entry.path.read_bytes())
+    source = TargetSpeakerExtraction(far, seconds=1, config=replace(EXTRACTION, **PLAIN))
+    assert len(source) == 7 and {entry.speaker for entry in source.skipped} == {"brief", ""}
+    assert source[6].provenance["enrolment"] == "6"
+    section = replace(tones[6], seconds=None, rate=RATE, start=1000, frames=2 * RATE)
+    source = TargetSpeakerExtraction([*tones[:6], section], seconds=1)
+    assert len(source) == 6 and source.skipped[section].startswith("the only one of solo")
+
+    def refused(path, mode):
+        raise TimeoutError("no answer")
+
+    enrolled = TargetSpeakerExtraction([tones[0], far[1], tones[3]], seconds=0.5)
+    monkeypatch.setattr(bucket, "open", refused)
+    for index in range(2):
+        with pytest.raises(Unreachable, match=r"gs://b/1\.wav: cannot be fetched"):
+            enrolled[index]
+    with pytest.raises(Unreachable, match=r"gs://b/6\.wav: cannot be fetched"):
+        TargetSpeakerExtraction(far, seconds=1)
+    with pytest.raises(Unreachable, match=r"gs://b/echo\.wav: cannot be fetched"):
+        SpeechRestoration(tones, seconds=0.5, rooms=rooms, config=config)[0]
 
 
 @pytest.mark.parametrize("kind", [SpeechRestoration, TargetSpeakerExtraction])
