@@ -24,7 +24,7 @@ class Clip:
     """A captioned sound.
 
     Attributes:
-        wave: float32 [samples], audible at both ends.
+        wave: float32 [samples], never silent; audible at both ends where it was not cut.
         caption: one of the captions of its recording, tidied to stand inside a sentence.
         entry: its recording.
         start: where it begins there, in samples at the rate of the wave.
@@ -60,14 +60,13 @@ class CaptionedClips:
     def draw(self, index: int, rng: np.random.Generator, longest: int | None = None) -> Clip:
         """A clip of recording `index` (or of the first usable one after it), of at most `longest`
         samples."""
-        cut, entry, start = self.cutter.random(index, rng)
+        wave, entry, start = self.cutter.random_part(index, rng)
         place = rng.random()  # drawn whatever the lengths, so that these do not shift what follows
-        length = entry.length(self.rate)
-        wave = cut[: len(self.cutter.read(entry)) if length is None else length]  # not wrapped
         sound = np.flatnonzero(active(wave, self.rate))
         first, stop = int(sound[0]), int(sound[-1]) + 1
         if longest is not None and stop - first > longest:
-            first += int(place * (stop - first - longest + 1))
+            centre = _loud_sample(wave, sound, place)  # there may be silence inside as well
+            first = min(max(centre - longest // 2, first), stop - longest)
             stop = first + longest
         captions = _captions(entry)
         caption = captions[int(rng.integers(len(captions)))]
@@ -94,6 +93,13 @@ class CaptionedClips:
             f"no sound that differs from {others[0].caption!r} in {_CANDIDATES} draws; "
             "the task needs recordings with various captions"
         )
+
+
+def _loud_sample(wave: np.ndarray, sound: np.ndarray, place: float) -> int:
+    """One of the samples `sound` of `wave`, at the share `place` of those that lie no more than
+    40 dB below the peak."""
+    loud = sound[np.abs(wave[sound]) >= 0.01 * np.max(np.abs(wave))]
+    return int(loud[int(place * len(loud))])
 
 
 def at_power(wave: np.ndarray, rate: int, power: float) -> np.ndarray:

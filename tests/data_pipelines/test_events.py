@@ -227,6 +227,30 @@ def test_every_operation_comes_up_and_stays_within_bounds(tones):
     assert set(found) == set(operations.split())
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e-3])
+def test_a_sound_that_is_cut_is_not_the_silence_inside_it(tmp_path, floor):
+    """Barks of 60 ms, 4 s apart; the floor is 50 dB below them."""
+    rng = np.random.default_rng(0)
+    entries = []
+    for number, pitch in enumerate(TONES.values()):
+        wave = floor * rng.standard_normal(round(4.2 * RATE))
+        time = np.arange(960) / RATE
+        for start in (320, 320 + 4 * RATE):
+            wave[start : start + 960] += 0.4 * np.sin(2 * np.pi * pitch * time)
+        path = tmp_path / f"{pitch}.wav"
+        audio.write(path, wave.astype(np.float32), RATE)
+        entries.append(Entry(path, str(pitch), captions=(list(TONES)[number],)))
+    for operation in ("order", "speed"):
+        config = EventEdits(operations=(operation,), others=(1, 1), level_db=(0, 0))
+        source = EventEditing(entries, seconds=5, seed=3, length=40, config=config)
+        for index in range(40):
+            example = source[index]
+            heard = pitches(example.input)
+            assert pitch_of(example) in heard
+            if operation == "order":
+                assert heard == {pitch_of(example), pitch_of(example, 1)}
+
+
 @pytest.mark.parametrize("kind", [LanguageQueriedSeparation, TextToAudio, EventEditing])
 def test_an_example_depends_on_seed_and_index_alone(tones, kind):
     def made(example):
