@@ -100,6 +100,7 @@ def add_echo(
     Each end speaks in its span. The far end with its noise is delayed, distorted, and goes through
     the room; the echo is scaled to its ratio over the active parts of both; noise of the near end
     is added last. Microphone and near end are scaled together so that no peak passes the limit.
+    Where none of it arrives before the end, there is no echo.
 
     Args:
         near, far: speech [samples], not silent.
@@ -118,9 +119,12 @@ def add_echo(
     far = set_peak(far, plan.far_peak)
     delay = round(plan.delay_seconds * rate)
     played = np.concatenate((np.zeros(delay, np.float32), far))[: len(far)]
-    if plan.clip is not None:
+    if plan.clip is not None and not is_silent(played):
         played = loudspeaker(played, rate, plan.clip)
-    echo = scale_to_ratio(near, reverberate(played, response), plan.ser_db, rate)
+    echo = reverberate(played, response)
+    # What is said at the very end alone leaves the example on its way to the microphone.
+    gone = is_silent(echo)
+    echo = np.zeros_like(near) if gone else scale_to_ratio(near, echo, plan.ser_db, rate)
     microphone = near + echo
     if plan.near_snr_db is not None:
         microphone = add_noise(near, near_noise, plan.near_snr_db, rate) + echo

@@ -58,6 +58,22 @@ def test_a_plain_echo_is_the_delayed_reference(near, far):
     assert np.abs(reference).max() == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("clip", [None, 0.7])
+@pytest.mark.parametrize("heard", [800, 1600])
+def test_what_the_far_end_says_too_late_has_no_echo(near, heard, clip):
+    """Its last 50 or 100 ms; the delay is of 100 ms, and the way through the room of one more."""
+    far = np.zeros_like(near)
+    far[-heard:] = 0.3 * np.sin(np.arange(heard))
+    plan = replace(PLAN, delay_seconds=0.1, clip=clip)
+    response = np.array((*[0] * 16, 1, 0.3), np.float32)
+    microphone, target, reference = add_echo(near, far, plan, rate=RATE, response=response)
+    assert np.array_equal(microphone, target) and np.abs(target).max() == pytest.approx(0.2)
+    assert np.abs(reference).max() == pytest.approx(0.4)
+    far[-1700:] = 0.3 * np.sin(np.arange(1700))
+    microphone, target, _ = add_echo(near, far, plan, rate=RATE, response=response)
+    assert np.abs((microphone - target)[-80:]).max() > 0.01
+
+
 def test_near_noise_is_at_the_microphone_alone_and_at_its_ratio(near, far):
     noise = simulation.coloured_noise(len(near), 0, np.random.default_rng(0))
     quiet, target, reference = add_echo(near, far, PLAN, rate=RATE, response=IDENTITY)
