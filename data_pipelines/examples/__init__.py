@@ -4,7 +4,14 @@ A source of examples is a map (seed, index) -> `Example`: the same pair gives th
 any machine, whatever else was drawn before.
 """
 
-from data_pipelines.examples.base import INPUT_RATE, Example, Source, fingerprint, generator
+from data_pipelines.examples.base import (
+    INPUT_RATE,
+    Example,
+    RecordedSource,
+    Source,
+    fingerprint,
+    generator,
+)
 from data_pipelines.examples.echo import EchoCancellation
 from data_pipelines.examples.editing import SpeechEditing, SpeechEdits
 from data_pipelines.examples.event_editing import EventEditing, EventEdits
@@ -28,6 +35,7 @@ __all__ = [
     "LanguageQueriedSeparation",
     "Mixing",
     "OtherSpeakerExtraction",
+    "RecordedSource",
     "Source",
     "SpeechEditing",
     "SpeechEdits",

@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import fit
 from quark_jax import audio
+from quark_jax.errors import UserError
 
 INPUT_RATE = 16_000
 
@@ -58,6 +59,57 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]:
         """All that the examples depend on, as JSON values."""
         ...
+
+
+class RecordedSource:
+    """What sources of examples of recordings have in common: all of a `Source` but `[index]`.
+
+    Args:
+        entries: the recordings.
+        parts: that have a `skipped` each.
+        rate, seconds, seed: attributes of the source.
+        length: number of examples.
+
+    Raises:
+        UserError: for a negative seed.
+    """
+
+    task: str
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        parts: Sequence[Any],
+        *,
+        rate: int,
+        seconds: float,
+        seed: int,
+        length: int,
+    ):
+        if seed < 0:
+            raise UserError(f"seed {seed}: has to be 0 or more")
+        self.rate, self.seconds, self.seed = rate, seconds, seed
+        self._recordings, self._parts, self._length = entries, parts, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def skipped(self) -> dict[Entry, str]:
+        """The recordings left out, among them the corrupt and silent ones met so far, and the
+        reason of each."""
+        return {entry: why for part in self._parts for entry, why in part.skipped.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
+        return {
+            "task": self.task,
+            "rate": self.rate,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "examples": self._length,
+            "recordings": fingerprint(self._recordings),
+        }
 
 
 def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:

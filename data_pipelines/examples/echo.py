@@ -12,10 +12,10 @@ from data_pipelines.examples.backgrounds import Noises, Responses
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.speakers import Speakers
@@ -26,7 +26,7 @@ from data_pipelines.simulation import Echo, Rooms
 ECHO_ROOMS = Rooms(distance=(0.1, 1.0), rt60=(0.2, 1.0))
 
 
-class EchoCancellation:
+class EchoCancellation(RecordedSource):
     """Task aec: the input is what a microphone hears, near-end speech with the echo of the far end;
     the reference is the far-end signal as it comes in; the target is the near-end speech.
 
@@ -43,6 +43,9 @@ class EchoCancellation:
         noise: recordings of noise; made without any (see `Noises`).
         rooms: recordings of room responses, or the ranges to make rooms from.
         config: the echoes.
+
+    Attributes:
+        responses: the room responses, kept as far as they are made.
 
     Raises:
         UserError: if there are no recordings.
@@ -63,22 +66,26 @@ class EchoCancellation:
         config: Echo = Echo(),  # noqa: B008 (frozen)
     ):
         samples = round(seconds * rate)
-        self.rate, self.seconds, self.seed, self.config = rate, seconds, seed, config
+        self.config = config
         self._speech = Cutter(entries, rate=rate, samples=samples)
         self._speakers = Speakers(self._speech, samples)
         self._noises = Noises(noise, self._speech)
-        self._responses = Responses(rooms, rate)
-        self._length = len(entries) if length is None else length
-
-    def __len__(self) -> int:
-        return self._length
+        self.responses = Responses(rooms, rate)
+        super().__init__(
+            self._speech.entries,
+            (self._speech, self._noises, self.responses),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(entries) if length is None else length,
+        )
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
         near, entry, start = self._speech.random(index % len(self._speech), rng)
         far, other, _ = self._far_end(entry, rng)
         plan = simulation.draw_echo(self.config, rng)
-        room, response = self._responses.random(rng)
+        room, response = self.responses.random(rng)
         near_kind, near_noise = self._noise(plan.near_snr_db, rng)
         far_kind, far_noise = self._noise(plan.far_snr_db, rng)
         microphone, target, far = simulation.add_echo(
@@ -109,22 +116,10 @@ class EchoCancellation:
             },
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The corrupt and silent recordings met so far, and the reason of each."""
-        return self._speech.skipped | self._noises.skipped | self._responses.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._speech.entries),
+        return super().describe() | {
             "noise": self._noises.describe(),
-            "rooms": self._responses.describe(),
+            "rooms": self.responses.describe(),
             "echo": as_json(self.config),
         }
 

@@ -9,10 +9,10 @@ import numpy as np
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.clips import CaptionedClips, Clip, at_power, overlay
@@ -67,7 +67,7 @@ class Edit:
     change: float | None = None
 
 
-class EventEditing:
+class EventEditing(RecordedSource):
     """Examples of task edit: a scene of captioned sounds, one of which is changed.
 
     Input and target are scaled by one factor, and start together. Of the operations:
@@ -108,12 +108,16 @@ class EventEditing:
             raise UserError(
                 f"operations: {min(unknown)!r} is unknown; choose from {', '.join(OPERATIONS)}"
             )
-        self.rate, self.seconds, self.seed, self.config = rate, seconds, seed, config
+        self.config = config
         self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        self._length = len(self._clips) if length is None else length
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(
+            self._clips.cutter.entries,
+            (self._clips.cutter,),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._clips) if length is None else length,
+        )
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
@@ -139,21 +143,9 @@ class EventEditing:
             },
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The corrupt and silent recordings met so far, and the reason of each."""
-        return self._clips.cutter.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
+        return super().describe() | {
             "kind": "events",
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._clips.cutter.entries),
             "edits": as_json(self.config),
         }
 

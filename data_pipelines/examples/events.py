@@ -9,10 +9,10 @@ import numpy as np
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.clips import CaptionedClips, Clip, at_power, overlay
@@ -39,7 +39,7 @@ class Mixing:
     peak_limit: float = 0.99
 
 
-class LanguageQueriedSeparation:
+class LanguageQueriedSeparation(RecordedSource):
     """Examples of task lass: a mixture of captioned sounds, and a query for the one to keep.
 
     The target is that sound as it is in the mixture. Sounds that are shorter than the mixture lie
@@ -66,12 +66,16 @@ class LanguageQueriedSeparation:
         length: int | None = None,
         config: Mixing = Mixing(),
     ):
-        self.rate, self.seconds, self.seed, self.config = rate, seconds, seed, config
+        self.config = config
         self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        self._length = len(self._clips) if length is None else length
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(
+            self._clips.cutter.entries,
+            (self._clips.cutter,),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._clips) if length is None else length,
+        )
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
@@ -101,20 +105,8 @@ class LanguageQueriedSeparation:
             },
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The corrupt and silent recordings met so far, and the reason of each."""
-        return self._clips.cutter.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._clips.cutter.entries),
+        return super().describe() | {
             "mixing": as_json(self.config),
         }
 
@@ -125,7 +117,7 @@ class LanguageQueriedSeparation:
         return overlay([(at_power(clip.wave, self.rate, 1.0), start)], samples)
 
 
-class TextToAudio:
+class TextToAudio(RecordedSource):
     """Examples of task tta: a description, and the sound it is of; as long as the sound is.
 
     Args:
@@ -149,12 +141,16 @@ class TextToAudio:
         length: int | None = None,
         peak: tuple[float, float] = (0.1, 0.99),
     ):
-        self.rate, self.seconds, self.seed, self.peak = rate, seconds, seed, peak
+        self.peak = peak
         self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        self._length = len(self._clips) if length is None else length
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(
+            self._clips.cutter.entries,
+            (self._clips.cutter,),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._clips) if length is None else length,
+        )
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
@@ -173,19 +169,7 @@ class TextToAudio:
             },
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The corrupt and silent recordings met so far, and the reason of each."""
-        return self._clips.cutter.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._clips.cutter.entries),
+        return super().describe() | {
             "peak": list(self.peak),
         }

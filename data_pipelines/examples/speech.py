@@ -15,10 +15,10 @@ from data_pipelines.examples.backgrounds import Noises, Responses
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.speakers import Speakers
@@ -27,7 +27,7 @@ from data_pipelines.simulation import EXTRACTION, Degradation, Plan, Rooms
 from quark_jax.errors import UserError
 
 
-class SpeechMixtures:
+class SpeechMixtures(RecordedSource):
     """What the three tasks share: cuts of speech, degraded. Random access, [index] -> Example.
 
     Args:
@@ -42,11 +42,13 @@ class SpeechMixtures:
         rooms: recordings of room responses, or the ranges to make rooms from.
         config: the degradations; None for those published for the task.
 
+    Attributes:
+        responses: the room responses, kept as far as they are made.
+
     Raises:
         UserError: if there are no recordings, or too few speakers for the task.
     """
 
-    task: str
     _published: Degradation
 
     def __init__(
@@ -62,44 +64,29 @@ class SpeechMixtures:
         config: Degradation | None = None,
     ):
         samples = round(seconds * rate)
-        self.rate, self.seconds, self.seed = rate, seconds, seed
         self.config = self._published if config is None else config
         self._speech = Cutter(entries, rate=rate, samples=samples)
         self._speakers = Speakers(self._speech, samples)
         self._noises = Noises(noise, self._speech)
-        self._responses = Responses(rooms, rate)
+        self.responses = Responses(rooms, rate)
         self._usable = self._choose()
-        self._length = len(self._usable) if length is None else length
+        super().__init__(
+            self._speech.entries,
+            (self._speech, self._speakers, self._noises, self.responses),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._usable) if length is None else length,
+        )
 
     def _choose(self) -> Sequence[int]:
         """The numbers of the recordings that examples are made of."""
         return range(len(self._speech))
 
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The recordings left out, among them the corrupt and silent ones met so far, and the
-        reason of each."""
-        return (
-            self._speech.skipped
-            | self._speakers.skipped
-            | self._noises.skipped
-            | self._responses.skipped
-        )
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._speech.entries),
+        return super().describe() | {
             "noise": self._noises.describe(),
-            "rooms": self._responses.describe(),
+            "rooms": self.responses.describe(),
             "degradation": as_json(self.config),
         }
 
@@ -107,7 +94,7 @@ class SpeechMixtures:
         self, clean: np.ndarray, interferer: np.ndarray | None, plan: Plan, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Input at 16 kHz, target, and what surrounds them."""
-        room, response = self._responses.random(rng) if plan.reverberant else ("", None)
+        room, response = self.responses.random(rng) if plan.reverberant else ("", None)
         kind, noise = self._noises.random(rng) if plan.snr_db is not None else ("", None)
         degraded, target = simulation.degrade(
             clean, plan, rate=self.rate, interferer=interferer, response=response, noise=noise

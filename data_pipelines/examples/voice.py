@@ -9,10 +9,10 @@ from data_pipelines.cuts import Cutter
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.speakers import Speakers
@@ -22,7 +22,7 @@ from data_pipelines.simulation import VoiceChange
 _PEAKS = (0.1, 0.99)
 
 
-class VoiceConversion:
+class VoiceConversion(RecordedSource):
     """Task vc: the target is an utterance as it was spoken, the input the same with its voice
     changed, sound for sound at the same time; the reference is another utterance of the speaker.
 
@@ -51,14 +51,18 @@ class VoiceConversion:
         config: VoiceChange = VoiceChange(),  # noqa: B008 (frozen)
     ):
         samples = round(seconds * rate)
-        self.rate, self.seconds, self.seed, self.config = rate, seconds, seed, config
+        self.config = config
         self._speech = Cutter(entries, rate=rate, samples=samples)
         self._speakers = Speakers(self._speech, samples)
         self._usable = self._speakers.enrollable(named=False)
-        self._length = len(self._usable) if length is None else length
-
-    def __len__(self) -> int:
-        return self._length
+        super().__init__(
+            self._speech.entries,
+            (self._speech, self._speakers),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._usable) if length is None else length,
+        )
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
@@ -86,20 +90,7 @@ class VoiceConversion:
             },
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The recordings left out, among them the corrupt and silent ones met so far, and the
-        reason of each."""
-        return self._speech.skipped | self._speakers.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._speech.entries),
+        return super().describe() | {
             "voice": as_json(self.config),
         }
