@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,22 +16,24 @@ from data_pipelines.cuts import Cutter
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
+    RecordedSource,
     as_json,
     at_input_rate,
     checked,
-    fingerprint,
     generator,
 )
 from data_pipelines.examples.clips import fade_edges
 from data_pipelines.examples.instructions import instruction, spoken
-from data_pipelines.examples.splicing import Joints, Piece, find_joints, join
+from data_pipelines.examples.splicing import Joints, Passage, Piece, find_joints, join
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import active_power, limit_peak
 from quark_jax.errors import UserError
 
+_log = logging.getLogger(__name__)
 OPERATIONS = ("insert", "delete", "substitute")
 _NOT_WORDS = frozenset(("spn", "unk"))
 _DRAWS = 16
+_TRIES = 128  # recordings that are decoded for one example, at most
 _ROOM = 0.25  # share of the length that is kept for a word from elsewhere
 
 
@@ -39,7 +42,8 @@ class SpeechEdits:
     """What is edited, and how.
 
     Attributes:
-        operations: of `OPERATIONS`, each as often.
+        operations: of `OPERATIONS`, each as often; those that no recording is fit for are left
+            out.
         words: how many neighbouring words are cut out, both ends included.
         delete_from_original: share of deletions whose input, and not the target, is the recording.
         quiet_db: how far the 10 ms round a splice lie below the speech, at least.
@@ -56,23 +60,6 @@ class SpeechEdits:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A recording, or some neighbouring words of it: float32 [samples], its words in lower case,
-    its joints, and whether each is quiet enough to splice at."""
-
-    wave: np.ndarray
-    words: tuple[str, ...]
-    joints: Joints
-    quiet: np.ndarray
-    entry: Entry
-    start: int
-
-    def without(self, first: int, stop: int) -> list[str]:
-        """The words but for those from `first` to `stop`."""
-        return [*self.words[:first], *self.words[stop:]]
-
-
-@dataclass(frozen=True)
 class Edit:
     """An edit before its words: waves of one scale, the slots of its instruction, what is said in
     input and target, and which of the two is the recording."""
@@ -85,7 +72,7 @@ class Edit:
     donor: Entry | None = None
 
 
-class SpeechEditing:
+class SpeechEditing(RecordedSource):
     """Examples of task edit: speech with words inserted, deleted or substituted.
 
     One of input and target is always a recording as it was spoken (or some neighbouring words of
@@ -98,7 +85,8 @@ class SpeechEditing:
       input is the recording, as in use, and a model cannot go by the sound of the splices alone.
 
     Words are cut and joined where it is quiet, and only there. Where an instruction names a word
-    to find, there is only one such.
+    to find, there is only one such. Without a second word of any speaker, as where none is named
+    and recordings are short, there is no substitution, and deletions are all of the second kind.
 
     Args:
         entries: recordings; those without alignments are not used. Words are exchanged between
@@ -110,8 +98,12 @@ class SpeechEditing:
         length: number of examples; None for one a recording of two words or more.
         config: what is edited, and how.
 
+    Attributes:
+        operations: those of the config that some recording is fit for.
+
     Raises:
-        UserError: if no recording has two aligned words, or an operation is unknown.
+        UserError: if no recording has two aligned words or is fit for one of the operations, or
+            an operation is unknown.
     """
 
     task = "edit"
@@ -133,52 +125,86 @@ class SpeechEditing:
             )
         aligned = [entry for entry in entries if alignments.get(entry.id)]
         self._words = {entry: tuple(alignments[entry.id]) for entry in aligned}
-        self._usable = [entry for entry in aligned if len(self._words[entry]) > 1]
-        if not self._usable:
+        usable = [entry for entry in aligned if len(self._words[entry]) > 1]
+        if not usable:
             raise UserError("no recordings with two or more aligned words; check the alignments")
-        self.rate, self.seconds, self.seed, self.config = rate, seconds, seed, config
+        self.config = config
         self._samples = round(seconds * rate)
         self._cutter = Cutter(aligned, rate=rate, samples=self._samples)
-        self._length = len(self._usable) if length is None else length
+        super().__init__(
+            aligned,
+            (self._cutter,),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(usable) if length is None else length,
+        )
         self._lexicon: dict[str, list[tuple[Entry, int]]] = defaultdict(list)
         for entry in aligned:
             for number, word in enumerate(self._words[entry]):
                 if _is_word(word.text):
                     self._lexicon[_voice(entry)].append((entry, number))
-
-    def __len__(self) -> int:
-        return self._length
+        self._fit = self._sort_by_way(usable)
+        self.operations = [name for name in config.operations if self._ways(name)]
+        if left_out := [name for name in config.operations if name not in self.operations]:
+            message = (
+                f"no recording is fit for {', '.join(left_out)}: it takes words to cut out, for "
+                "substitute also another word of the speaker; name the speakers in the manifest"
+            )
+            if not self.operations:
+                raise UserError(message)
+            _log.warning("%s", message)
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
-        operation = self.config.operations[int(rng.integers(len(self.config.operations)))]
-        for step in range(len(self._usable)):
-            passage = self._passage(self._usable[(index + step) % len(self._usable)], rng)
-            if passage and (edit := getattr(self, f"_{operation}")(passage, rng)):
+        operation = self.operations[int(rng.integers(len(self.operations)))]
+        ways = self._ways(operation)
+        one = len(ways) == 1 or rng.random() < self.config.delete_from_original
+        way = ways[0 if one else 1]
+        entries = self._fit[way]
+        tries = min(len(entries), _TRIES)
+        for step in range(tries):
+            passage = self._passage(entries[(index + step) % len(entries)], rng)
+            if passage and (edit := getattr(self, f"_{way}")(passage, rng)):
                 return self._example(index, operation, passage, edit, rng)
         raise UserError(
-            f"none of {len(self._usable)} recordings can be edited ({operation}): their words are "
+            f"none of {tries} recordings can be edited ({operation}): their words are "
             f"not {self.config.quiet_db:g} dB apart, or do not fit in {self.seconds:g} s"
         )
 
-    @property
-    def skipped(self) -> dict[Entry, str]:
-        """The corrupt and silent recordings met so far, and the reason of each."""
-        return self._cutter.skipped
-
     def describe(self) -> dict[str, Any]:
-        """All that the examples depend on, as JSON values; kept with a dataset made of them."""
-        return {
-            "task": self.task,
+        return super().describe() | {
             "kind": "speech",
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "examples": self._length,
-            "recordings": fingerprint(self._cutter.entries),
             "alignments": _fingerprint_words(self._words),
             "edits": as_json(self.config),
         }
+
+    def _ways(self, operation: str) -> list[str]:
+        """The ways to do an operation that there are recordings for."""
+        ways = ("delete", "delete_other") if operation == "delete" else (operation,)
+        return [way for way in ways if self._fit[way]]
+
+    def _sort_by_way(self, usable: Sequence[Entry]) -> dict[str, list[Entry]]:
+        """The recordings that are fit for each way to edit, by their words alone."""
+        said = {voice: {self._text(*word) for word in all} for voice, all in self._lexicon.items()}
+        whole = self.seconds * (1 - _ROOM)
+        cut, paired = [], []
+        for entry in usable:
+            words = [word.text.lower() for word in self._words[entry]]
+            if any(True for _ in self._runs(words)):
+                cut.append(entry)
+            # Of a long recording only a part is taken: its other words are there as well.
+            others = said.get(_voice(entry), set())
+            if any(word not in words for word in others) or (
+                len(others) > 1 and self._words[entry][-1].end > whole
+            ):
+                paired.append(entry)
+        donated = set(paired)
+        substitute = [entry for entry in cut if entry in donated]
+        return {"insert": cut, "delete": cut, "delete_other": paired, "substitute": substitute}
+
+    def _text(self, entry: Entry, number: int) -> str:
+        return self._words[entry][number].text.lower()
 
     def _example(
         self, index: int, operation: str, passage: Passage, edit: Edit, rng: np.random.Generator
@@ -216,8 +242,6 @@ class SpeechEditing:
         return None
 
     def _delete(self, passage: Passage, rng: np.random.Generator) -> Edit | None:
-        if rng.random() >= self.config.delete_from_original:
-            return self._delete_other(passage, rng)
         for first, stop in self._spans(passage, rng):
             if _count(passage.words, passage.words[first:stop]) == 1:
                 slots = {"old": spoken(rng)(passage.words[first:stop])}
@@ -287,18 +311,17 @@ class SpeechEditing:
 
     def _spans(self, passage: Passage, rng: np.random.Generator) -> list[tuple[int, int]]:
         """Words (first, stop) that can be cut out and leave others, in random order."""
-        low, high = self.config.words
-        count = len(passage.words)
-        spans = [
-            (first, stop)
-            for first in range(count)
-            for stop in range(first + low, min(first + high, count) + 1)
-            if passage.quiet[first]
-            and passage.quiet[stop]
-            and stop - first < count
-            and all(map(_is_word, passage.words[first:stop]))
-        ]
+        quiet = passage.quiet
+        spans = [span for span in self._runs(passage.words) if quiet[list(span)].all()]
         return [spans[number] for number in rng.permutation(len(spans))]
+
+    def _runs(self, words: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Words (first, stop) that leave others, as many as are cut out at once."""
+        low, high = self.config.words
+        for first in range(len(words)):
+            for stop in range(first + low, min(first + high, len(words)) + 1):
+                if stop - first < len(words) and all(map(_is_word, words[first:stop])):
+                    yield first, stop
 
     def _donor(self, passage: Passage, rng: np.random.Generator) -> tuple[str, Piece, Entry] | None:
         """A word of the same speaker that the passage does not have: its text, its piece, as loud
@@ -306,7 +329,7 @@ class SpeechEditing:
         lexicon = self._lexicon[_voice(passage.entry)]
         for number in rng.integers(len(lexicon), size=_DRAWS):
             entry, place = lexicon[number]
-            text = self._words[entry][place].text.lower()
+            text = self._text(entry, place)
             wave = None if text in passage.words else self._cutter.read(entry)
             if wave is None:
                 continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.alignments import Word
+from data_pipelines.manifests import Entry
 from data_pipelines.simulation import active_power
 
 _WINDOW_SECONDS = 0.01  # over which power is measured
@@ -25,6 +26,23 @@ class Joints:
 
     places: np.ndarray
     depth_db: np.ndarray
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A recording, or some neighbouring words of it: float32 [samples], its words in lower case,
+    its joints, and whether each is quiet enough to splice at."""
+
+    wave: np.ndarray
+    words: tuple[str, ...]
+    joints: Joints
+    quiet: np.ndarray
+    entry: Entry
+    start: int
+
+    def without(self, first: int, stop: int) -> list[str]:
+        """The words but for those from `first` to `stop`."""
+        return [*self.words[:first], *self.words[stop:]]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 known what is said, the words are tones: each has its own pitch."""
 
 import json
+import logging
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 
 from data_pipelines import Entry
 from data_pipelines.alignments import ForcedAligner, Word
-from data_pipelines.examples import SpeechEditing, SpeechEdits
+from data_pipelines.cuts import Cutter
+from data_pipelines.examples import SpeechEditing, SpeechEdits, editing
 from data_pipelines.examples.splicing import Piece, find_joints, join
 from data_pipelines.simulation import active_power
 from quark_jax import audio
@@ -108,8 +110,12 @@ def test_only_the_words_that_are_named_change(tones):
         assert len(example.target) - len(example.input) == pytest.approx(4800, abs=1600)
     for example in many(tones, "delete"):
         before, after = (example.provenance[f"{name}_words"] for name in ("input", "target"))
-        gone = list((Counter(before.split()) - Counter(after.split())).elements())
-        assert " ".join(gone) in example.caption.lower() and before.count(" ".join(gone)) == 1
+        long, short = before.split(), after.split()
+        size = len(long) - len(short)
+        places = [n for n in range(len(short) + 1) if long[:n] + long[n + size :] == short]
+        runs = [long[place : place + size] for place in places]
+        [gone] = [run for run in runs if " ".join(run) in example.caption.lower()]
+        assert before.count(" ".join(gone)) == 1
         same = np.flatnonzero(example.input[: len(example.target)] != example.target)[0]
         assert same > 500 or before.startswith(gone[0])
     for example in many(tones, "substitute", words=(1, 1)):
@@ -256,9 +262,41 @@ def test_an_example_depends_on_seed_and_index_alone(speech):
 def test_words_are_not_taken_from_other_speakers_or_unknown_ones(tones):
     entries, alignments = tones
     alone = [replace(entry, speaker="") for entry in entries]
-    with pytest.raises(UserError, match=r"none of 4 recordings can be edited \(substitute\)"):
+    with pytest.raises(UserError, match=r"no recording is fit for substitute: .*name the speakers"):
         many((alone, alignments), "substitute", 1)
     assert many((alone, alignments), "insert", 1)
+
+
+def test_operations_are_of_recordings_that_are_fit_for_them(tones, caplog):
+    entries, alignments = tones
+    alone = [replace(entry, speaker="") for entry in entries]
+    with caplog.at_level(logging.WARNING):
+        source = SpeechEditing(alone, alignments, seconds=4, seed=4, length=60)
+    assert "no recording is fit for substitute" in caplog.text
+    made = [source[index].provenance for index in range(60)]
+    assert Counter(each["operation"] for each in made).keys() == {"insert", "delete"}
+    assert not any(each["other"] for each in made)
+    # Bob has only one recording here, which is short.
+    some = [entries[3], replace(entries[4], speaker="eve"), *entries[:3]]
+    for example in many((some, alignments), "substitute"):
+        assert example.provenance["file"] != "bob3"
+    # Words of a long recording may go into another part of it.
+    for example in many((alone[:1], alignments), "substitute", 6, seconds=1.0, words=(1, 1)):
+        assert example.provenance["file"] == example.provenance["other"] == "ada0"
+
+
+def test_an_example_decodes_no_more_than_it_may(tones, monkeypatch):
+    entries, alignments = tones
+    read = []
+    monkeypatch.setattr(editing, "_TRIES", 3)
+    monkeypatch.setattr(Cutter, "read", lambda self, entry: read.append(entry))
+    many_more = [replace(entries[0], id=str(number)) for number in range(50)]
+    words = {entry.id: alignments["ada0"] for entry in many_more}
+    for operation in ("insert", "delete"):
+        read.clear()
+        with pytest.raises(UserError, match=rf"none of 3 recordings can be edited \({operation}\)"):
+            many((many_more, words), operation, 1)
+        assert len(read) == 3
 
 
 def test_what_cannot_be_made_is_told(tones):
