@@ -61,8 +61,7 @@ class Job:
         )
         entries = read_manifest(self.manifest)
         return {
-            split: self._source([entry for entry in entries if entry.split == split], split, number)
-            for number, split in enumerate(self.splits)
+            split: self._source(entries, split, number) for number, split in enumerate(self.splits)
         }, networks
 
     def run(
@@ -87,7 +86,8 @@ class Job:
         )
 
     def _source(self, entries: Sequence[Entry], split: str, number: int) -> Source:
-        if not entries:
+        of_split = [entry for entry in entries if entry.split == split]
+        if not of_split:
             raise UserError(
                 f"{self.manifest}: no recordings of split {split!r}; give some lines that split, "
                 "or leave it out"
@@ -96,9 +96,10 @@ class Job:
             "rate": _tokeniser(self.codec).config.sample_rate,
             "seconds": self.seconds,
             "seed": len(self.splits) * self.seed + number,
+            "split": split,
         }
         if self.alignments:
-            options["alignments"] = read_alignments(self.alignments, entries)
+            options["alignments"] = read_alignments(self.alignments, of_split)
         once = make_source(self.task, entries, **options)
         if self.rounds == 1:
             return once

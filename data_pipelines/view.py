@@ -169,11 +169,12 @@ def _show(given: argparse.Namespace) -> None:
     for name, value in (("count", given.count), ("rate", given.rate), ("seconds", given.seconds)):
         if value <= 0:
             raise UserError(f"--{name} {value}: has to be more than 0")
+    for name, value in (("first", given.first), ("seed", given.seed)):
+        if value < 0:
+            raise UserError(f"--{name} {value}: has to be 0 or more")
     entries = read_manifest(given.manifest)
-    if given.split:
-        entries = [entry for entry in entries if entry.split == given.split]
-        if not entries:
-            raise UserError(f"{given.manifest}: no recordings of split {given.split!r}")
+    if given.split and all(entry.split != given.split for entry in entries):
+        raise UserError(f"{given.manifest}: no recordings of split {given.split!r}")
     alignments = read_alignments(given.alignments, entries) if given.alignments else None
     every = [name for name in TASK_SOURCES if name != "edit"]
     names = every if given.task == "all" else given.task.split(",")
@@ -188,6 +189,7 @@ def _show(given: argparse.Namespace) -> None:
                 seed=given.seed,
                 length=given.first + given.count,
                 alignments=alignments,
+                split=given.split or None,
             )
             indices = range(given.first, given.first + given.count)
             examples += [(name, index, source[index]) for index in indices]

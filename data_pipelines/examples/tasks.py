@@ -42,6 +42,7 @@ def make_source(
     seed: int = 0,
     length: int | None = None,
     alignments: Mapping[str, Sequence[Word]] | None = None,
+    split: str | None = None,
 ) -> Source:
     """The examples of a task, with the published settings, out of what `entries` has for it.
 
@@ -61,6 +62,9 @@ def make_source(
         seed: of everything random, 0 or more.
         length: number of examples; None for one a recording.
         alignments: the words of each recording by `Entry.id`.
+        split: take recordings of this split only; None for all. Where it has no noise, or no
+            rooms, those of all splits are taken rather than made ones: they are neither what is
+            restored nor who speaks.
 
     Raises:
         UserError: if there is no such task, or nothing to make its examples of.
@@ -68,6 +72,13 @@ def make_source(
     if task not in TASK_SOURCES:
         raise UserError(f"task {task!r} is unknown; choose one of {', '.join(TASK_SOURCES)}")
     given: dict[str, Any] = {"rate": rate, "seconds": seconds, "seed": seed, "length": length}
+    surroundings = {name: _of_domain(entries, name, split) for name in ("noise", "room")}
+    if split is not None:
+        entries = [entry for entry in entries if entry.split == split]
+        if not entries:
+            raise UserError(
+                f"no recordings of split {split!r}; give some lines of the manifest that split"
+            )
     if task in _OF_CAPTIONS:
         return _OF_CAPTIONS[task](entries, **given)
     if task == "edit":
@@ -86,10 +97,15 @@ def make_source(
         )
     if task == "vc":
         return VoiceConversion(speech, **given)
-    noise = [entry for entry in entries if entry.domain == "noise"]
-    if rooms := [entry for entry in entries if entry.domain == "room"]:
-        given["rooms"] = rooms
-    return _IN_NOISE[task](speech, noise=noise, **given)
+    if surroundings["room"]:
+        given["rooms"] = surroundings["room"]
+    return _IN_NOISE[task](speech, noise=surroundings["noise"], **given)
+
+
+def _of_domain(entries: Sequence[Entry], domain: str, split: str | None) -> list[Entry]:
+    """Those of a split, or if it has none, of all."""
+    found = [entry for entry in entries if entry.domain == domain]
+    return [entry for entry in found if entry.split == split] or found
 
 
 def _make_edits(

@@ -81,12 +81,45 @@ def test_noise_and_rooms_come_from_their_domains(tmp_path, corpus):
     assert source.describe()["noise"] != make_source("sr", entries).describe()["noise"]
     files = {source[index].provenance["file"] for index in range(20)}
     assert files <= {entry.id for entry in entries if entry.domain == ""}
+    audio.write(tmp_path / "room.wav", np.array((0, 1, 0, 0.5), np.float32), 16_000)
+    room = Entry(tmp_path / "room.wav", "room", domain="room")
+    for task in ("sr", "aec"):
+        source = make_source(task, [*entries, room], seconds=0.5, length=20)
+        names = {source[index].provenance["room"] for index in range(20)}
+        assert names - {""} == {"room"}
+
+
+def test_a_split_has_its_own_surroundings_or_those_of_all(tmp_path, corpus):
+    entries, _ = corpus
+    assert {entry.split for entry in entries} == {"train", "heldout"}
+    rng = np.random.default_rng(0)
+    found = []
+    for name in ("one", "two"):
+        for domain in ("noise", "room"):
+            path = tmp_path / f"{name}-{domain}.wav"
+            audio.write(path, 0.1 * rng.standard_normal(20_000).astype(np.float32), 16_000)
+            found.append(Entry(path, path.stem, domain=domain))
+
+    def met(around: list[Entry]) -> tuple[set[str], ...]:
+        source = make_source("sr", [*entries, *around], seconds=0.5, length=40, split="heldout")
+        made = [source[index].provenance for index in range(40)]
+        return tuple({each[name] for each in made} - {""} for name in ("file", "noise", "room"))
+
+    files, noises, rooms = met(found)
+    assert files <= {entry.id for entry in entries if entry.split == "heldout"}
+    assert noises == {"one-noise", "two-noise"} and rooms == {"one-room", "two-room"}
+    own = [replace(entry, split="heldout" if "two" in entry.id else "train") for entry in found]
+    assert met(own)[1:] == ({"two-noise"}, {"two-room"})
+    with pytest.raises(UserError, match="no recordings of split 'dev'"):
+        make_source("sr", entries, split="dev")
 
 
 def test_what_cannot_be_made_is_told(corpus):
     entries, _ = corpus
     with pytest.raises(UserError, match="'sing' is unknown; choose one of sr"):
         make_source("sing", entries)
+    with pytest.raises(UserError, match="seed -1: has to be 0 or more"):
+        make_source("sr", entries, seed=-1)
     with pytest.raises(UserError, match="needs speech"):
         make_source("sr", [replace(entry, domain="music") for entry in entries])
     with pytest.raises(UserError, match="needs word alignments"):
@@ -123,9 +156,10 @@ def test_the_command_writes_waves_a_list_and_a_picture(tmp_path, corpus, monkeyp
     monkeypatch.setattr(sys, "argv", [*command, "--task", "edit-speech"])
     assert view._main() == 2
     assert "needs word alignments" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*command, "--count", "0"])
-    assert view._main() == 2
-    assert "--count 0" in capsys.readouterr().err
+    for option in (["--count", "0"], ["--seed", "-1"], ["--first", "-5"]):
+        monkeypatch.setattr(sys, "argv", [*command, *option])
+        assert view._main() == 2
+        assert " ".join(option) in capsys.readouterr().err
 
 
 def test_tasks_without_recordings_are_left_out_of_all(tmp_path, entries, monkeypatch, capsys):
