@@ -55,10 +55,19 @@ def read_ctm(path: str | Path) -> dict[str, list[Word]]:
         UserError: if the file cannot be read; or naming file and line, for a malformed line or an
             utterance on two channels.
     """
-    path = Path(path)
     words: dict[str, list[Word]] = {}
+    for name, word in iterate_ctm(path):
+        if word.text not in _SILENCES:
+            words.setdefault(name, []).append(word)
+    return {name: sorted(said, key=lambda word: word.start) for name, said in words.items()}
+
+
+def iterate_ctm(path: str | Path) -> Iterator[tuple[str, Word]]:
+    """The lines of a CTM file: utterance and word, marks of silence among them; without holding the
+    file in memory. Raises as `read_ctm`."""
+    path = Path(path)
     channels: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         try:
@@ -70,9 +79,7 @@ def read_ctm(path: str | Path) -> dict[str, list[Word]]:
                 )
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
-        if word.text not in _SILENCES:
-            words.setdefault(name, []).append(word)
-    return {name: sorted(said, key=lambda word: word.start) for name, said in words.items()}
+        yield name, word
 
 
 def read_textgrids(folder: str | Path, *, tier: str = "words") -> dict[str, list[Word]]:
@@ -169,10 +176,11 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
 
 
-def read_text(path: Path) -> str:
-    """A file of alignments as it is. Raises UserError if it cannot be read."""
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file of alignments as they are. Raises UserError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: cannot read the alignments ({reason}); check the path") from error

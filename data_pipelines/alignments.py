@@ -10,10 +10,9 @@ manifest, it aligns only what is missing.
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,18 @@ from data_pipelines.alignment_files import (
     Word,
     align_package,
     ctm_lines,
+    iterate_ctm,
     read_alignments,
     read_ctm,
-    read_text,
+    read_lines,
     read_textgrids,
     write_ctm,
 )
+from data_pipelines.corpora.workers import workers as worker_pool
 from data_pipelines.manifests import Entry, read_manifest
 from quark_jax.commands import guarded
 from quark_jax.errors import MissingPackage, UserError
+from quark_jax.files import replacing
 
 __all__ = [
     "AlignmentError",
@@ -150,25 +152,26 @@ def align(
 ) -> list[tuple[Entry, str]]:
     """Aligns the texts of `entries` to their recordings and writes `path`, a CTM file.
 
-    Words of earlier runs are kept, in `path` or, of one that was interrupted, beside it.
+    Words of earlier runs are kept, in `path` or, of one that was interrupted, beside it. In memory
+    are the names of the recordings, not their words.
 
     Args:
         language: entries of other languages are left out; those that say none are not.
         model, dictionary: as of `ForcedAligner`.
-        workers: processes; None for one a core.
+        workers: processes; 1 aligns in this one, None takes one a core.
         progress: show a progress bar.
 
     Returns:
         The entries that are left out, and the reason of each.
 
     Raises:
-        UserError: if the file cannot be written, or a file of that name is no CTM.
+        UserError: if the file cannot be written, a file of that name is no CTM, or a worker dies.
         MissingPackage: where PocketSphinx is not installed.
     """
     path = Path(path)
-    done = read_ctm(path) if path.exists() else {}
-    partial = path.with_name(f"{path.name}.partial")
-    done |= _read_partial(partial)
+    beside = path.with_name(f"{path.name}.partial")
+    kept = {name for name, _ in iterate_ctm(path)} if path.exists() else set()
+    done = kept | _finished(beside)
     left_out, work = [], []
     for entry in entries:
         if entry.id in done:
@@ -176,40 +179,52 @@ def align(
         if reason := _unsuited(entry, language):
             left_out.append((entry, reason))
         else:
-            work.append(entry)
-    ForcedAligner(model, dictionary)  # for its errors, before any process is started
+            work.append((entry, entry))
+    _aligner(model, dictionary)  # for its errors, before any process is started
     try:
-        file = partial.open("a", encoding="utf-8")
+        file = beside.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); check its folder"
         ) from error
-    with file, _pool(workers, model, dictionary) as pool:
-        found = pool.imap(_align_entry, work, chunksize=4)
+    align_one = partial(_align_entry, model=model, dictionary=dictionary)
+    with file, worker_pool(workers) as in_order:
+        found = in_order(align_one, iter(work))
         bar = tqdm(found, total=len(work), desc="Aligning", unit=" files", disable=not progress)
-        for entry, words in zip(work, bar, strict=True):
+        for entry, words in bar:
             if isinstance(words, str):
                 left_out.append((entry, words))
                 continue
-            done[entry.id] = words
             file.write("".join(ctm_lines(entry.id, words)) + f"{_DONE}{entry.id}\n")
             file.flush()
-    write_ctm(done, path)
-    partial.unlink()
+    _append(beside, path, kept)
+    beside.unlink()
     return left_out
 
 
-def _read_partial(path: Path) -> dict[str, list[Word]]:
-    """What an interrupted run aligned completely; the file is cut behind it."""
+def _finished(path: Path) -> set[str]:
+    """The recordings that an interrupted run aligned completely; the file is cut behind them."""
+    names: set[str] = set()
     if not path.exists():
-        return {}
-    whole, begun = "", ""
-    for line in read_text(path).splitlines(keepends=True):
-        begun += line
+        return names
+    whole = size = 0
+    for line in read_lines(path):
+        size += len(line.encode())
         if line.startswith(_DONE) and line.endswith("\n"):
-            whole, begun = whole + begun, ""
-    os.truncate(path, len(whole.encode()))
-    return read_ctm(path)
+            names.add(line.removeprefix(_DONE).rstrip("\n"))
+            whole = size
+    os.truncate(path, whole)
+    return names
+
+
+def _append(beside: Path, path: Path, kept: set[str]) -> None:
+    """Takes the words of `beside` into `path`, but for the recordings `kept`, which it has."""
+    with replacing(path) as longer, longer.open("w", encoding="utf-8") as file:
+        for line in read_lines(path) if path.exists() else ():
+            file.write(line if line.endswith("\n") else f"{line}\n")
+        for line in read_lines(beside):
+            if not line.startswith(_DONE) and line.split()[0] not in kept:
+                file.write(line)
 
 
 def _unsuited(entry: Entry, language: str) -> str:
@@ -223,25 +238,17 @@ def _unsuited(entry: Entry, language: str) -> str:
     return ""
 
 
-def _pool(workers: int | None, model: str | Path | None, dictionary: str | Path | None):
-    # spawn: JAX, which other parts of the package load, has threads that do not outlive a fork.
-    return get_context("spawn").Pool(workers, _start_worker, (model, dictionary))
+@cache
+def _aligner(model: str | Path | None, dictionary: str | Path | None) -> ForcedAligner:
+    return ForcedAligner(model, dictionary)
 
 
-_aligner: ForcedAligner | None = None  # of a worker process
-
-
-def _start_worker(model: str | Path | None, dictionary: str | Path | None) -> None:
-    global _aligner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    _aligner = ForcedAligner(model, dictionary)
-
-
-def _align_entry(entry: Entry) -> list[Word] | str:
+def _align_entry(
+    entry: Entry, *, model: str | Path | None, dictionary: str | Path | None
+) -> list[Word] | str:
     """The words of an entry, or why it has none."""
-    assert _aligner is not None
     try:
-        return _aligner(entry.read(_RATE), entry.text)
+        return _aligner(model, dictionary)(entry.read(_RATE), entry.text)
     except MissingPackage:
         raise
     except UserError as error:

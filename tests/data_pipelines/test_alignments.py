@@ -212,29 +212,40 @@ def test_an_interrupted_run_is_finished_and_a_longer_manifest_added_to(
     partial.write_text("".join(kept) + f";; aligned {names[0]}\n" + begun[0])
     out.unlink()
     asked = []
-    monkeypatch.setattr(alignments, "_pool", lambda *_: _Inline(asked))
-    align(english[:4], out, progress=False)
+    align_entry = alignments._align_entry
+
+    def noted(entry, **model):
+        asked.append(entry.id)
+        return align_entry(entry, **model)
+
+    monkeypatch.setattr(alignments, "_align_entry", noted)
+    align(english[:4], out, workers=1, progress=False)
     assert asked == [entry.id for entry in english[1:4]]
     assert {name: read_ctm(out)[name] for name in first} == first and not partial.exists()
 
 
-class _Inline:
-    """A pool without processes that notes what it is asked."""
+def test_words_that_were_taken_in_are_not_taken_twice(tmp_path, english):
+    """As if stopped just before the file of what an interrupted run did is removed."""
+    out, partial = tmp_path / "out.ctm", tmp_path / "out.ctm.partial"
+    mine = ";; mine\nother 1 0.1 0.2 word 0.75\n"
+    first, second = (entry.id for entry in english[:2])
+    out.write_text(f"{mine}{first} 1 0.1 0.2 one")
+    partial.write_text(f"{first} 1 0.1 0.2 one\n;; aligned {first}\n")
+    partial.write_text(f"{partial.read_text()}{second} 1 0.1 0.2 two\n;; aligned {second}\n")
+    assert align(english[:2], out, progress=False) == []
+    lines = f"{first} 1 0.1 0.2 one\n{second} 1 0.1 0.2 two\n"
+    assert out.read_text() == mine + lines and not partial.exists()
 
-    def __init__(self, asked: list[str]):
-        self.asked = asked
-        self.aligner = ForcedAligner()
 
-    def __enter__(self):
-        return self
+def test_processes_align_the_same(tmp_path, english):
+    for workers in (1, 2):
+        align(english[:3], tmp_path / f"{workers}.ctm", workers=workers, progress=False)
+    assert (tmp_path / "1.ctm").read_text() == (tmp_path / "2.ctm").read_text()
 
-    def __exit__(self, *_):
-        pass
 
-    def imap(self, function, work, chunksize):
-        for entry in work:
-            self.asked.append(entry.id)
-            yield self.aligner(entry.read(16_000), entry.text)
+def test_no_workers_are_refused(tmp_path, english):
+    with pytest.raises(UserError, match="workers: 0; give at least 1"):
+        align(english[:1], tmp_path / "out.ctm", workers=0, progress=False)
 
 
 def test_the_command_tells_what_it_did(tmp_path, english, capsys, monkeypatch):
