@@ -84,7 +84,7 @@ def audio_files(folder: AnyPath) -> Iterator[AnyPath]:
                 yield type(folder)(place) / name
 
 
-def librispeech(folder: AnyPath, path: AnyPath) -> dict[str, str]:
+def librispeech(folder: AnyPath, path: AnyPath) -> dict[str, str] | str:
     """SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac, with texts in SPEAKER-CHAPTER.trans.txt."""
     name = _LIBRISPEECH_NAME.match(path.stem)
     if name is None:
@@ -94,7 +94,7 @@ def librispeech(folder: AnyPath, path: AnyPath) -> dict[str, str]:
     return about | {"domain": "speech"}
 
 
-def vctk(folder: AnyPath, path: AnyPath) -> dict[str, str]:
+def vctk(folder: AnyPath, path: AnyPath) -> dict[str, str] | str:
     """.../pNNN/pNNN_UTTERANCE[_micN].flac (or .wav), with texts in txt/pNNN/pNNN_UTTERANCE.txt."""
     name = _VCTK_NAME.match(path.stem)
     if name is None:

@@ -36,6 +36,7 @@ FIELDS = {
     "captions": ("captions", "caption"),
 }
 _MANIFEST = "manifest.jsonl"
+_NO_LABEL = -1  # of TFDS, where a class is not known
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _NO_INFO = "name a folder that TFDS has prepared"
 
@@ -291,7 +292,7 @@ def _export_record(record: bytes, number: int, shard: _Shard) -> Entry:
         if not path.exists():
             _write_decoded(path, values[features.audio], features)
     else:
-        encoded = values[features.audio].bytes_list.value[0]
+        encoded = next(iter(values[features.audio].bytes_list.value), b"")
         path = shard.folder / f"{name}.{_format(encoded)}"
         if not path.exists():
             with replacing(path) as beside:
@@ -323,11 +324,13 @@ def _texts(value: Any, labels: list[str] | None) -> list[str]:
     if value.bytes_list.value:
         return [text.decode() for text in value.bytes_list.value if text]
     numbers = value.int64_list.value
-    return [labels[number] if labels else str(number) for number in numbers]
+    if labels is None:
+        return [str(number) for number in numbers]
+    return [labels[number] for number in numbers if number != _NO_LABEL]
 
 
 def _format(encoded: bytes) -> str:
-    """The suffix for an encoded recording; "bin" for one that a scan will find damaged."""
+    """The suffix for an encoded recording; "bin" for one that a scan will find damaged or empty."""
     try:
         return {"MPEG": "mp3"}.get(name := soundfile.info(io.BytesIO(encoded)).format, name.lower())
     except soundfile.LibsndfileError:

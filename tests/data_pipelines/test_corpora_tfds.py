@@ -22,7 +22,7 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import feature_pb2
 
 from data_pipelines import read_manifest
-from data_pipelines.corpora import Tfds, scan, tfds_sets
+from data_pipelines.corpora import Tfds, left_out_path, scan, tfds_sets
 from quark_jax.errors import UserError
 
 RATE = 16_000
@@ -238,6 +238,7 @@ def kinds(tmp_path_factory) -> Path:
             "lazy": flac(wave(i)) if i else b"junk",
             "speaker": "p226",
             "label": "dog",
+            "unknown": -1,
             "caption": ["a dog barks", "a dog"],
         }
         for i in range(2)
@@ -249,6 +250,7 @@ def kinds(tmp_path_factory) -> Path:
         "lazy": tfds.features.Tensor(shape=(), dtype=np.str_),
         "speaker": tfds.features.ClassLabel(names=["p225", "p226"]),
         "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        "unknown": tfds.features.ClassLabel(names=["cat", "dog"]),
         "caption": tfds.features.Sequence(tfds.features.Text()),
     }
     audio = {
@@ -293,6 +295,30 @@ def test_classes_may_be_captions(kinds, tmp_path):
     )
     (entry,) = read_manifest(tmp_path / "m.jsonl")
     assert (entry.seconds, entry.rate, entry.captions) == (0.1, RATE, ("dog",))
+
+
+def test_an_unknown_class_is_none(kinds, tmp_path):
+    fields = {"audio": "real", "captions": "unknown", "speaker": "unknown"}
+    found = read(kinds, tmp_path / "x", "kinds", fields=fields)
+    assert {(entry.captions, entry.speaker) for entry in found.values()} == {((), "")}
+
+
+def test_a_record_without_audio_is_left_out(kinds, tmp_path, monkeypatch):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    def without(path, name):
+        for record in tfds_sets._read_array_record(path, name):
+            example = tf_example_pb2.Example.FromString(record)
+            del example.features.feature["lazy"]
+            yield example.SerializeToString()
+
+    monkeypatch.setitem(tfds_sets._READERS, "array_record", without)
+    corpus = Tfds("kinds", tmp_path / "x", kinds, (), {"audio": "lazy"}, 1, False)
+    with pytest.raises(UserError, match="none of the recordings can be used"):
+        scan(corpus, tmp_path / "m.jsonl", workers=1, progress=False)
+    left_out = [json.loads(line) for line in left_out_path(tmp_path / "m.jsonl").open()]
+    assert len(left_out) == 2
+    assert all(item["reason"].startswith("the file is empty") for item in left_out)
 
 
 def edited(source: Path, target: Path, change: Callable[[dict, dict], None]) -> Path:
