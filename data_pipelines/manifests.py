@@ -11,7 +11,6 @@ import os
 import posixpath
 import tempfile
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -25,6 +24,7 @@ from etils import epath
 
 from quark_jax import audio
 from quark_jax.errors import UserError
+from quark_jax.files import replacing
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".w64")
@@ -99,7 +99,7 @@ class Entry:
             return None
         audio.info(self.path)  # for its errors
         header = soundfile.info(self.path)
-        if self.rate not in (None, rate) or not _is_pcm(header, rate):
+        if self.rate not in (None, rate) or not _is_pcm(header.samplerate, header.subtype, rate):
             return None
         return header.frames - self.start if self.frames is None else self.frames
 
@@ -112,7 +112,7 @@ class Entry:
             return None
         try:
             with soundfile.SoundFile(self.path) as file:
-                if not _is_pcm(file, rate):
+                if not _is_pcm(file.samplerate, file.subtype, rate):
                     return None
                 file.seek(self.start + start)
                 block = file.read(samples, dtype="float32", always_2d=True)
@@ -141,9 +141,28 @@ class Entry:
         return audio.resample(wave[self.start : stop], file_rate, rate)
 
 
-def read_manifest(path: str | os.PathLike, *, root: str | os.PathLike | None = None) -> list[Entry]:
-    """All entries of a manifest; arguments and errors as those of `iterate_manifest`."""
-    return list(iterate_manifest(path, root=root))
+def read_manifest(
+    path: str | os.PathLike, *more: str | os.PathLike, root: str | os.PathLike | None = None
+) -> list[Entry]:
+    """All entries of a manifest, or of several; arguments and errors as those of
+    `iterate_manifest`.
+
+    Raises:
+        UserError: also if two entries have one id.
+    """
+    places: dict[str, AnyPath] = {}
+    entries = []
+    for manifest in (path, *more):
+        for entry in iterate_manifest(manifest, root=root):
+            if entry.id in places:
+                raise UserError(
+                    f"{manifest}: id {entry.id!r} is that of {places[entry.id]} and of "
+                    f"{entry.path}; give each an id of its own (corpora that are joined: scan each "
+                    "with a --name)"
+                )
+            places[entry.id] = entry.path
+            entries.append(entry)
+    return entries
 
 
 def iterate_manifest(
@@ -184,20 +203,10 @@ def write_manifest(entries: Iterable[Entry], path: str | os.PathLike) -> None:
 
     The file is written beside its place and renamed, so that a failed write leaves an older one.
     """
-    path = epath.Path(path)
-    base = _base(path.parent)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            for entry in entries:
-                file.write(_to_line(entry, base))
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot write the manifest ({error.strerror}); check its folder"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    base = _base(epath.Path(path).parent)
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        for entry in entries:
+            file.write(_to_line(entry, base))
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -247,9 +256,9 @@ def _fetch(path: epath.Path) -> bytes:
     raise AssertionError("the last try returns or raises")
 
 
-def _is_pcm(file: soundfile.SoundFile | soundfile._SoundFileInfo, rate: int) -> bool:
-    """Whether decoding may begin anywhere in the file and gives the same samples at `rate`."""
-    return file.samplerate == rate and file.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
+def _is_pcm(file_rate: int, subtype: str, rate: int) -> bool:
+    """Whether decoding may begin anywhere in such a file and gives the same samples at `rate`."""
+    return file_rate == rate and subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
 
 
 class _BadLine(ValueError):

@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--name", default="", help="of the corpus; goes before every id")
+    common.add_argument(
+        "--name", default="", help="of the corpus; goes before every id and speaker"
+    )
     for field in ("language", "licence", "source", "domain"):
         common.add_argument(f"--{field}", default="", help="where the corpus says nothing")
     common.add_argument("--split", help="of all recordings (default: as the corpus says, or train)")

@@ -32,10 +32,11 @@ class Rules:
     """What the entries get besides what their corpus says.
 
     Attributes:
-        name: of the corpus; goes before every id. Empty for none.
+        name: of the corpus; goes before every id and speaker, so that corpora can be joined.
+            Empty for none.
         language, licence, source, domain: for entries that have none.
         split: of all entries; None leaves those of the corpus.
-        heldout_speakers: go into the split "heldout".
+        heldout_speakers: as the corpus names them; go into the split "heldout".
         heldout_share: of the speakers, about, that go there, chosen by a hash of their names: no
             speaker is in two splits. Recordings without a speaker are chosen one by one.
     """
@@ -56,13 +57,17 @@ class Rules:
         )
         return replace(
             entry,
-            id=f"{self.name}/{entry.id}" if self.name else entry.id,
+            id=self._named(entry.id),
+            speaker=self._named(entry.speaker),
             language=entry.language or self.language,
             licence=entry.licence or self.licence,
             source=entry.source or self.source,
             domain=entry.domain or self.domain,
             split="heldout" if heldout else self.split or entry.split,
         )
+
+    def _named(self, text: str) -> str:
+        return f"{self.name}/{text}" if self.name and text else text
 
 
 @dataclass
@@ -130,7 +135,7 @@ def scan(
                 if isinstance(item, LeftOut):
                     leave_out(item)
                     continue
-                not_met.discard(item.speaker)
+                not_met.discard(look.item.speaker)
                 summary.recordings += 1
                 summary.hours += item.seconds / 3600
                 yield item

@@ -58,7 +58,7 @@ def test_a_failed_write_leaves_the_old_manifest(corpus):
     with pytest.raises(RuntimeError):
         write_manifest(breaks(), target)
     assert target.read_bytes() == before
-    assert not list(corpus.glob(".*partial"))
+    assert not list(corpus.glob(".*partial*"))
 
 
 def test_the_three_scp_forms(corpus):
@@ -179,6 +179,18 @@ def test_what_is_wrong_in_a_bucket_names_the_file_there(bucket, monkeypatch):
     monkeypatch.setattr(bucket, "open", lambda path, mode: refused(path))
     with pytest.raises(UserError, match=r"junk.wav: cannot be fetched \(401 .*gcsfs"):
         Entry(epath.Path("gs://b/junk.wav"), "a").read(16_000)
+
+
+def test_an_id_that_two_recordings_have_is_refused(corpus):
+    for name, path in (("m", "a.flac"), ("n", "deep/b.wav")):
+        write_manifest([Entry(corpus / path, "a")], corpus / f"{name}.jsonl")
+    both = "".join((corpus / f"{name}.jsonl").read_text() for name in "mn")
+    (corpus / "both.jsonl").write_text(both)
+    says = rf"id 'a' is that of {corpus}/a.flac and of {corpus}/deep/b.wav; give each"
+    with pytest.raises(UserError, match=f"^{corpus}/both.jsonl: {says}"):
+        read_manifest(corpus / "both.jsonl")
+    with pytest.raises(UserError, match=f"^{corpus}/n.jsonl: {says}"):
+        read_manifest(corpus / "m.jsonl", corpus / "n.jsonl")
 
 
 def test_a_manifest_is_read_line_by_line(tmp_path):

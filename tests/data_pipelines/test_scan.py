@@ -194,6 +194,22 @@ def test_no_speaker_is_in_two_splits(tmp_path):
     assert {s for s in splits if fewer.apply(Entry(Path("a"), "a", speaker=s)).split == "heldout"}
 
 
+def test_named_corpora_can_be_joined(tmp_path):
+    for name in ("one", "two"):
+        put(tmp_path / name / "a.wav")
+        line = {"path": f"{name}/a.wav", "id": "a", "speaker": "p225"}
+        (tmp_path / f"{name}.list").write_text(json.dumps(line))
+        rules = Rules(name=name, heldout_speakers=frozenset(("p225",)))
+        scan(Manifest(tmp_path / f"{name}.list"), tmp_path / f"{name}.jsonl", rules=rules)
+        assert not listed(tmp_path / f"{name}.jsonl")  # the speaker was met
+    found = read_manifest(tmp_path / "one.jsonl", tmp_path / "two.jsonl")
+    assert [(entry.id, entry.speaker) for entry in found] == [
+        ("one/a", "one/p225"),
+        ("two/a", "two/p225"),
+    ]
+    assert {entry.split for entry in found} == {"heldout"}
+
+
 def test_the_share_is_a_share_of_the_speakers():
     rules = Rules(heldout_share=0.1)
     entries = [Entry(Path("a"), "a", speaker=f"speaker {i}") for i in range(5000)]
