@@ -1,4 +1,8 @@
-"""The making of a tokenised dataset, said in a few fields (launch/tokenise.py is its command)."""
+"""The making of a tokenised dataset, said in a few fields (launch/tokenise.py is its command).
+
+Each process that works on a job holds all recordings of its manifests, about 700 bytes each. Of a
+corpus too large for that, make a job of each part of its manifest; `token_batches` joins datasets.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +14,9 @@ from data_pipelines.examples import Source
 from data_pipelines.examples.tasks import make_source
 from data_pipelines.manifests import Entry, read_manifest
 from data_pipelines.records import Networks
-from data_pipelines.tokenised import Beam, TokenisedDataset, tokenise
+from data_pipelines.shards import EXAMPLES_PER_SHARD
+from data_pipelines.tokenised import TokenisedDataset
+from data_pipelines.tokenising import Beam, tokenise
 from quark_jax.encoders import FeatureConfig
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
@@ -22,7 +28,7 @@ class Job:
 
     Attributes:
         task: of `examples.tasks.TASK_SOURCES`.
-        manifest: the recordings.
+        manifests: the recordings, in one or several files; each has an id of its own.
         codec: folder of the codec.
         splits: of the manifest, each of which becomes one of the dataset.
         seconds: length of an example, or of the longest.
@@ -36,7 +42,7 @@ class Job:
     """
 
     task: str
-    manifest: str
+    manifests: str | tuple[str, ...]
     codec: str
     splits: tuple[str, ...] = ("train", "heldout")
     seconds: float = 5.0
@@ -53,44 +59,54 @@ class Job:
             UserError: where something named is missing, or does not fit the task.
         """
         codec = _tokeniser(self.codec)
+        heard = _conditioner(self.features) if self.features else None
         networks = Networks(
             codec.encode_batch,
             codec.config.hop,
-            _conditioner(self.features) if self.features else None,
+            heard,
             self.batch_size,
+            codec_hash=codec.weights_hash,
+            encoder_hash=heard.hash if heard else "",
         )
-        entries = read_manifest(self.manifest)
+        entries = read_manifest(*self._manifests)
         return {
             split: self._source(entries, split, number) for number, split in enumerate(self.splits)
         }, networks
 
     def run(
-        self, folder: str, *, examples_per_shard: int = 256, beam: Sequence[str] = ()
+        self,
+        folder: str,
+        *,
+        examples_per_shard: int = EXAMPLES_PER_SHARD,
+        beam: Sequence[str] = (),
     ) -> TokenisedDataset:
         """Makes the dataset in `folder`, or finishes it; by Beam, if there are options for it."""
         sources, networks = self.load()
-        codec, heard = _tokeniser(self.codec), networks.features
         return tokenise(
             sources,
             networks.encode,
             folder,
-            codec=codec.config.name,
-            codec_hash=codec.weights_hash,
+            codec=_tokeniser(self.codec).config.name,
+            codec_hash=networks.codec_hash,
             hop=networks.hop,
-            features=heard,
-            encoder=heard.name if heard else "",
-            encoder_hash=heard.hash if heard else "",
+            features=networks.features,
+            encoder=_conditioner(self.features).name if self.features else "",
+            encoder_hash=networks.encoder_hash,
             batch_size=networks.batch_size,
             examples_per_shard=examples_per_shard,
             beam=Beam(self.load, tuple(beam)) if beam else None,
         )
 
+    @property
+    def _manifests(self) -> tuple[str, ...]:
+        return (self.manifests,) if isinstance(self.manifests, str) else self.manifests
+
     def _source(self, entries: Sequence[Entry], split: str, number: int) -> Source:
         of_split = [entry for entry in entries if entry.split == split]
         if not of_split:
             raise UserError(
-                f"{self.manifest}: no recordings of split {split!r}; give some lines that split, "
-                "or leave it out"
+                f"{', '.join(self._manifests)}: no recordings of split {split!r}; give some "
+                "lines that split, or leave it out"
             )
         options = {
             "rate": _tokeniser(self.codec).config.sample_rate,

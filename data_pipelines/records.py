@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.examples import INPUT_RATE, Example
+from quark_jax.encoders.features import SAMPLES_PER_FRAME
 
 AUDIO = ("reference", "input")
-SAMPLES_PER_FRAME = 320  # of features: 50 Hz at 16 kHz
 LENGTHS = ("frames", "input_samples", "reference_samples", "caption_bytes")
 _FULL_SCALE = 32768
 _WINDOW = 4  # batches
@@ -47,12 +47,16 @@ class Networks:
         features: None keeps input and reference as audio. Otherwise (float32 [batch, samples at
             16 kHz], true samples int [batch]) -> features [batch, samples // 320, channels].
         batch_size: waves at a time.
+        codec_hash: of the weights of what encodes.
+        encoder_hash: of the weights and settings of what computes features.
     """
 
     encode: Callable[[np.ndarray, np.ndarray], Codes]
     hop: int | None = None
     features: Callable[[np.ndarray, np.ndarray], Any] | None = None
     batch_size: int = 8
+    codec_hash: str = ""
+    encoder_hash: str = ""
 
     def records(self, examples: Iterable[Example], seconds: float) -> Iterator[Record]:
         """The records of `examples`, without their ids, in order; `seconds`: the longest."""

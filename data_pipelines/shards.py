@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,18 +27,22 @@ from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, naming, writer
 
 from data_pipelines.examples import Example, Source
+from data_pipelines.manifests import Entry
 from data_pipelines.records import (
     AUDIO,
     LENGTHS,
-    SAMPLES_PER_FRAME,
     Networks,
     Record,
     features_dict,
     lengths,
 )
+from quark_jax.encoders.features import SAMPLES_PER_FRAME
+from quark_jax.files import read_json
 
 NAME, VERSION = "tokenised", "2.0.0"
 CHECKSUMS = "checksums.json"  # SHA-256 of each shard, by file name
+SKIPPED = "skipped.json"  # by split, the ids of recordings that were passed over, and why
+EXAMPLES_PER_SHARD = 4096
 _FORMAT = file_adapters.FileFormat.ARRAY_RECORD
 _THREADS = min(16, os.cpu_count() or 1)
 
@@ -83,7 +87,17 @@ def record_id(prefix: str, index: int) -> str:
     return f"{prefix}-{index:09d}"
 
 
-@dataclass(frozen=True)
+def short_hash(value: Any) -> str:
+    """Sixteen hexadecimal digits that tell apart JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prefix_of(split: str, about: Mapping[str, Any]) -> str:
+    """What the ids of a split's records begin with, if its source describes itself so."""
+    return short_hash([split, about])[:12]
+
+
+@dataclass
 class Work:
     """What shards are made with.
 
@@ -92,19 +106,28 @@ class Work:
         networks: what is computed of them.
         prefixes: of the records' ids, by split.
         folder: where shards that are done lie, each with a JSON file of the same name that tells
-            examples, seconds, lengths, codebooks, channels (of features), dynamic and sha256.
+            examples, seconds, wall (seconds that it took), lengths, codebooks, channels (of
+            features), dynamic, sha256, and which recordings were skipped for the first time.
+        left_out: what each source skips from the start, by split.
     """
 
     sources: Mapping[str, Source]
     networks: Networks
     prefixes: Mapping[str, str]
     folder: epath.Path
+    left_out: Mapping[str, Mapping[Entry, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left_out = {split: dict(source.skipped) for split, source in self.sources.items()}
+        # Besides those, what is in the JSON file of some shard.
+        self._told = {split: set(found) for split, found in self.left_out.items()}
 
     def make(self, shard: Shard, made: Callable[[int], None] = lambda count: None) -> None:
         """Makes a shard, unless it is there; `made` is told of records as they are made."""
         kept = self.folder / shard.file
         if kept.exists():
             return
+        began = time.monotonic()
         about: dict[str, Any] = {"examples": shard.stop - shard.start, "lengths": []}
         about |= {"channels": 0, "dynamic": False}
         with tempfile.TemporaryDirectory() as folder:
@@ -121,8 +144,16 @@ class Work:
             # Under a name of its own: two workers may make the same shard.
             beside = self.folder / f".{shard.file}.{uuid.uuid4().hex}"
             epath.Path(local).copy(beside)
-        (self.folder / f"{shard.file}.json").write_text(json.dumps(about))
+        about["wall"] = time.monotonic() - began
+        told = self._told[shard.split]
+        skipped = dict(self.sources[shard.split].skipped)
+        fresh = {entry: reason for entry, reason in skipped.items() if entry not in told}
+        about["skipped"] = {entry.id: reason for entry, reason in fresh.items()}
+        about_beside = beside.with_name(f"{beside.name}.json")
+        about_beside.write_text(json.dumps(about))
+        about_beside.replace(self.folder / f"{shard.file}.json")
         beside.replace(kept)
+        told.update(fresh)
 
     def _records(
         self, shard: Shard, about: dict[str, Any], made: Callable[[int], None]
@@ -166,7 +197,7 @@ def done(folder: epath.Path, shards: Sequence[Shard]) -> list[Shard]:
 
 
 class Builder(tfds.core.ShardBasedBuilder):
-    """The TFDS dataset of shards that `make_all` leaves in `folder`: one record an example."""
+    """The TFDS dataset of shards that `make_all` makes with `work`: one record an example."""
 
     name = NAME
     VERSION = tfds.core.Version(VERSION)
@@ -175,13 +206,13 @@ class Builder(tfds.core.ShardBasedBuilder):
         self,
         metadata: dict[str, Any],
         shards: Sequence[Shard],
-        folder: epath.Path,
+        work: Work,
         make_all: Callable[[], None],
         *,
         data_dir: str,
     ):
         self._metadata, self._shards = metadata, shards
-        self._folder, self._make_all = folder, make_all
+        self._work, self._folder, self._make_all = work, work.folder, make_all
         super().__init__(data_dir=data_dir, file_format=_FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -193,9 +224,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        began, before = time.monotonic(), done(self._folder, self._shards)
         self._make_all()
-        wall = time.monotonic() - began
         super()._download_and_prepare(dl_manager, download_config)
         about = {shard: self._about(shard) for shard in self._shards}
         for split in self.info.splits:
@@ -205,20 +234,34 @@ class Builder(tfds.core.ShardBasedBuilder):
         checksums = {shard.file: part["sha256"] for shard, part in about.items()}
         (self.data_path / CHECKSUMS).write_text(json.dumps(checksums, indent=0))
         largest = np.max([part["lengths"].max(0) for part in about.values()], axis=0).tolist()
-        fresh = about.keys() - set(before)
+        skipped = self._skipped(about)
+        (self.data_path / SKIPPED).write_text(json.dumps(skipped, indent=0, ensure_ascii=False))
+        seconds = sum(part["seconds"] for part in about.values())
         self.info.metadata.update(
             dict(zip(LENGTHS, largest, strict=True)),
             codebooks=max(part["codebooks"] for part in about.values()),
             channels=max(part["channels"] for part in about.values()),
             dynamic=any(part["dynamic"] for part in about.values()),
             statistics={
-                "hours": sum(part["seconds"] for part in about.values()) / 3600,
-                "hours_per_hour": sum(about[shard]["seconds"] for shard in fresh) / wall,
+                "hours": seconds / 3600,
+                "hours_per_hour": seconds / sum(part["wall"] for part in about.values()),
+                "skipped": {split: len(found) for split, found in skipped.items()},
             },
         )
 
+    def _skipped(self, about: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+        """The ids of all recordings that were passed over, by split, and the reason of each."""
+        found = {
+            split: {entry.id: reason for entry, reason in entries.items()}
+            for split, entries in self._work.left_out.items()
+        }
+        for shard, part in about.items():
+            found[shard.split] |= part["skipped"]
+        return found
+
     def _about(self, shard: Shard) -> dict[str, Any]:
-        about = json.loads((self._folder / f"{shard.file}.json").read_text())
+        path = self._folder / f"{shard.file}.json"
+        about = read_json(path, "delete it and the shard beside it, then run the command again")
         return about | {"lengths": np.array(about["lengths"], np.int32)}
 
     def _shard_iterators_per_split(self, dl_manager):

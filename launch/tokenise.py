@@ -18,9 +18,13 @@ from absl import app, flags
 
 from data_pipelines.examples.tasks import TASK_SOURCES
 from data_pipelines.jobs import Job
+from data_pipelines.shards import EXAMPLES_PER_SHARD
 from quark_jax.commands import guarded
+from quark_jax.errors import UserError
 
-_MANIFEST = flags.DEFINE_string("manifest", None, "Recordings.")
+_MANIFEST = flags.DEFINE_multi_string(
+    "manifest", None, "Recordings; give it again for further manifests."
+)
 _CODEC = flags.DEFINE_string("codec", None, "Folder of the codec.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the datasets; on Beam one that all workers see.")
 _TASK = flags.DEFINE_list("task", ["sr"], f"Of {', '.join(TASK_SOURCES)}.")
@@ -40,15 +44,23 @@ _ALIGNMENTS = flags.DEFINE_string(
     "alignments", None, "CTM file, or folder of TextGrids, for the tasks that edit speech."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Examples encoded at once.", lower_bound=1)
-_SHARD = flags.DEFINE_integer("examples_per_shard", 256, "Examples in a file.", lower_bound=1)
+_SHARD = flags.DEFINE_integer(
+    "examples_per_shard", EXAMPLES_PER_SHARD, "Examples in a file.", lower_bound=1
+)
 flags.mark_flags_as_required(["manifest", "codec", "out"])
 
 
 def _run(beam: Sequence[str]) -> None:
+    for option in beam:
+        if not option.startswith("--"):
+            raise UserError(
+                f"{option}: is no option; give lists without spaces (--task sr,tse), and options "
+                "of Beam after -- as --name=value"
+            )
     for task in _TASK.value:
         job = Job(
             task,
-            _MANIFEST.value,
+            tuple(_MANIFEST.value),
             _CODEC.value,
             splits=tuple(_SPLITS.value),
             seconds=_SECONDS.value,

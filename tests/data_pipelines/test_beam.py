@@ -11,7 +11,8 @@ import pytest
 
 from data_pipelines import open_tokenised, tokenise
 from data_pipelines.records import Networks
-from data_pipelines.tokenised import Beam
+from data_pipelines.tokenising import Beam
+from quark_jax.errors import UserError
 
 pytest.importorskip("apache_beam")
 OPTIONS = {"codec": "stand-in", "codec_hash": "a1b2", "progress": False, "examples_per_shard": 4}
@@ -27,7 +28,7 @@ def run(folder: Path, fail: str = "") -> subprocess.CompletedProcess:
     here = Path(__file__).parent
     return subprocess.run(
         [sys.executable, __file__, str(folder), fail],
-        env=os.environ | {"PYTHONPATH": str(here)},
+        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -52,7 +53,8 @@ def assert_same(a, b) -> None:
 
 def test_workers_make_the_same_files_and_an_interrupted_run_goes_on(straight, tmp_path):
     broken = run(tmp_path / "tokens", fail="9")
-    assert broken.returncode != 0 and "power cut" in broken.stderr
+    told = "quark_jax.errors.UserError: a.wav: power cut; try again"
+    assert broken.returncode != 0 and broken.stderr.splitlines()[-1] == told
     kept = {path.name: path.stat() for path in tmp_path.glob("tokens/tokenised/shards-*/tok*-of-*")}
     shards = {name for name in kept if not name.endswith(".json")}
     assert 0 < len(shards) < 8 and "tokenised-train.array_record-00002-of-00006" not in shards
@@ -67,6 +69,42 @@ def test_workers_make_the_same_files_and_an_interrupted_run_goes_on(straight, tm
     assert len(loads) == len(set(loads)) > 3  # two runs, of more than one process; each loads once
 
 
+def here(make) -> Beam:
+    """Beam in this process."""
+    return Beam(make, ("--runner=FnApiRunner", "--direct_num_workers=1"))
+
+
+def test_workers_that_load_something_else_are_stopped(noises, encode, tmp_path):
+    sources = {"train": noises(3)}
+    options = OPTIONS | {"hop": 640}
+    right = Networks(encode, 640, codec_hash="a1b2")
+    wrong = {
+        r"another codec \(ffff\) than .* \(a1b2\)": (
+            sources,
+            Networks(encode, 640, codec_hash="ffff"),
+        ),
+        "another encoder": (sources, Networks(encode, 640, codec_hash="a1b2", encoder_hash="1")),
+        "another set of train examples": ({"train": noises(3, seed=1)}, right),
+    }
+    for says, loaded in wrong.items():
+        with pytest.raises(
+            UserError, match=rf"^\S+: a worker has {says}.*give all the same \D+$"
+        ) as e:
+            tokenise(sources, encode, tmp_path, beam=here(lambda found=loaded: found), **options)
+        assert "\n" not in str(e.value)
+    assert not list(tmp_path.glob("tokenised/shards-*/*"))
+    made = tokenise(sources, encode, tmp_path, beam=here(lambda: (sources, right)), **options)
+    assert made.splits == {"train": 3}
+
+
+def test_what_a_worker_says_is_one_line(noises, encode, tmp_path):
+    def loads():
+        raise UserError("m.jsonl: no such file; check the path")
+
+    with pytest.raises(UserError, match=r"^m.jsonl: no such file; check the path$"):
+        tokenise({"train": noises(3)}, encode, tmp_path, hop=640, beam=here(loads), **OPTIONS)
+
+
 def load(folder: str, fail: str):
     """What each worker process calls once."""
     from stand_ins import Noises, stand_in
@@ -78,11 +116,11 @@ def load(folder: str, fail: str):
     class Breaks(Noises):
         def __getitem__(self, index):
             if str(index) == fail:
-                raise RuntimeError("power cut")
+                raise UserError("a.wav: power cut; try again")
             return super().__getitem__(index)
 
     sources["train"] = Breaks(21, varied=True)
-    return sources, Networks(stand_in, 640, batch_size=2)
+    return sources, Networks(stand_in, 640, batch_size=2, codec_hash=OPTIONS["codec_hash"])
 
 
 if __name__ == "__main__":

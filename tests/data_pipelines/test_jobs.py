@@ -1,6 +1,10 @@
 """A whole job with a real codec and encoder; Beam knows the options of the launch scripts."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_pipelines import samples_manifest
+from data_pipelines import (
+    Entry,
+    open_tokenised,
+    read_manifest,
+    samples_manifest,
+    write_manifest,
+)
 from data_pipelines.conditioning import Conditioner, features_hash
 from data_pipelines.jobs import Job
 from quark_jax.encoders import FeatureConfig
@@ -72,6 +82,57 @@ def test_a_job_makes_what_its_names_say(job, codec, tmp_path):
             wave = getattr(example, name)
             expected = heard(np.stack([wave] * 4), np.full(4, len(wave)))[0]
             assert np.array_equal(record[name], expected.astype(ml_dtypes.bfloat16))
+
+
+def test_a_job_of_several_manifests(job, tmp_path):
+    entries = [entry for entry in read_manifest(samples_manifest()) if entry.split == "heldout"]
+    parts = tuple(str(tmp_path / f"{n}.jsonl") for n in range(2))
+    for n, part in enumerate(parts):
+        write_manifest(entries[n::2], part)
+    sources, _ = replace(job, manifests=parts).load()
+    assert len(sources["heldout"]) == 2 * len(entries)
+    write_manifest([Entry(entries[1].path, entries[0].id)], parts[1])
+    with pytest.raises(UserError, match=r"1\.jsonl: id .* give each an id of its own"):
+        replace(job, manifests=parts).load()
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    """launch/tokenise.py with these arguments."""
+    return subprocess.run(
+        [sys.executable, str(LAUNCH / "tokenise.py"), *arguments],
+        env=os.environ | {"PYTHONPATH": str(LAUNCH.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command_makes_a_dataset_of_each_task(codec, tmp_path):
+    entries = [entry for entry in read_manifest(samples_manifest()) if entry.split == "heldout"]
+    parts = tuple(str(tmp_path / f"{n}.jsonl") for n in range(2))
+    for n, part in enumerate(parts):
+        write_manifest(entries[n::2], part)
+    options = {"codec": codec.folder, "out": tmp_path / "tokens", "task": "sr,tse"}
+    options |= {"splits": "heldout", "seconds": "0.5", "features": "log_mel"}
+    options |= {"examples_per_shard": "4", "seed": "1"}
+    given = [f"--manifest={part}" for part in parts]
+    given += [f"--{name}={value}" for name, value in options.items()]
+    done = launch(*given)
+    assert done.returncode == 0, done.stderr
+    for task in ("sr", "tse"):
+        made = open_tokenised(tmp_path / "tokens" / task, codec_hash=codec.weights_hash)
+        assert made.splits == {"heldout": len(entries)}
+        assert made.metadata["examples_per_shard"] == 4
+        assert made.metadata["conditioning"]["encoder"] == "log_mel"
+        assert {record["task"] for record in made.records("heldout")} == {task.encode()}
+        assert json.loads(made.records("heldout")[0]["provenance"])["seed"] == 1
+
+
+def test_what_is_no_option_is_named(tmp_path):
+    done = launch("--manifest=m", "--codec=c", f"--out={tmp_path}", "--task", "sr,", "tse")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[-1].startswith("quark: tse: is no option; give lists without")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_task_or_split_that_is_not_there_is_named(job):

@@ -1,20 +1,23 @@
 """Pre-tokenised datasets hold what was put in, survive interruption, and refuse another codec."""
 
+import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from data_pipelines import open_tokenised, tokenise
+from data_pipelines import Entry, open_tokenised, tokenise
 from data_pipelines.records import LENGTHS, from_int16, to_int16
-from data_pipelines.shards import VERSION
+from data_pipelines.shards import VERSION, Builder
 from data_pipelines.verify import _main as main
 from data_pipelines.verify import verify
 from quark_jax.errors import UserError
@@ -360,8 +363,48 @@ def test_a_missing_shard_is_named(shards):
     gone.unlink()
     with pytest.raises(UserError, match=f"^{gone}: no such file; "):
         verify(shards)
-    with pytest.raises(UserError, match=f"^{gone}: damaged"):
+    with pytest.raises(UserError, match=f"^{gone}: no such file; "):
         shards.records("heldout")[4]
+
+
+@pytest.fixture
+def allow_files():
+    """Sets how many more files this process may open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def allow(more: int) -> None:
+        gc.collect()
+        used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+        free = [number for number in range(len(used) + more + 1) if number not in used]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], before[1]))
+
+    yield allow
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux does")
+def test_more_shards_than_files_may_be_open(noises, encode, tmp_path, allow_files):
+    made = tokenise({"train": noises(60)}, encode, tmp_path, examples_per_shard=1, **CODEC)
+    allow_files(20)
+    assert len(list(made.records("train"))) == 60
+    records = made.records("train")
+    allow_files(5)
+    with pytest.raises(UserError, match=r"cannot be read \(.*Too many open.*ulimit") as error:
+        list(records)
+    assert "damaged" not in str(error.value) and "delete" not in str(error.value)
+
+
+def test_a_shard_that_cannot_be_read_is_not_called_damaged(shards, monkeypatch):
+    records = shards.records("train")
+
+    class Fails:
+        def __getitem__(self, index):
+            raise RuntimeError("the disk went to sleep")
+
+    monkeypatch.setattr(records, "_source", Fails())
+    with pytest.raises(UserError, match=r"cannot be read \(the disk .*try again$") as error:
+        records[0]
+    assert "delete" not in str(error.value)
 
 
 def test_damaged_lengths_are_named(shards):
@@ -373,10 +416,110 @@ def test_damaged_lengths_are_named(shards):
         shards.lengths("train")
 
 
+def test_lengths_that_are_not_the_records_are_found(shards):
+    path = shards.path / "lengths-train.npy"
+    noted = np.load(path)
+    noted[7, 1] += 1
+    np.save(path, noted)
+    with pytest.raises(UserError, match="lengths of train 7 differ; copy"):
+        verify(shards)
+
+
+def test_a_shard_without_a_checksum_is_named(shards):
+    path = shards.path / "checksums.json"
+    checksums = json.loads(path.read_text())
+    name = shards.shards("train")[2].file
+    del checksums[name]
+    path.write_text(json.dumps(checksums))
+    with pytest.raises(UserError, match=f"^{path}: has no {name}; copy"):
+        verify(shards)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"splits": 3}', "[]"])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "metadata.json"])
+def test_a_damaged_description_is_one_line(shards, name, content):
+    folder = shards.path.parent.parent
+    if name == "dataset_info.json" and content is None:
+        return  # then it is not complete
+    if name == "metadata.json" and content == '{"splits": 3}':
+        content = "3"
+    if content is None:
+        (shards.path / name).unlink()
+    else:
+        (shards.path / name).write_text(content)
+    with pytest.raises(UserError, match=rf"^{shards.path}.*; copy") as error:
+        open_tokenised(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_dataset_of_an_older_format_is_named(tmp_path):
     (tmp_path / "tokenised/1.0.0").mkdir(parents=True)
     with pytest.raises(UserError, match=f"of format 1.0.0, this is for {VERSION}; delete"):
         open_tokenised(tmp_path)
+
+
+def skipping(noises: type, bad: dict[int, str], length: int):
+    """Noises that meet a recording that cannot be used in making each of these examples; another
+    is left out from the start."""
+
+    class Skipping(noises):
+        def __getitem__(self, index):
+            if index in bad:
+                self.skipped[Entry(Path(f"{index}.wav"), bad[index])] = "silent"
+            return super().__getitem__(index)
+
+    source = Skipping(length)
+    source.skipped[Entry(Path("0.wav"), "alone")] = "only one"
+    return source
+
+
+def test_what_was_skipped_is_known_after_an_interruption(noises, encode, tmp_path, capsys):
+    bad = {1: "a", 6: "b", 7: "a", 14: "c"}
+    calls = []
+
+    def breaks(waves, samples):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("power cut")
+        return encode(waves)
+
+    options = CODEC | {"batch_size": 4, "examples_per_shard": 4}
+    with pytest.raises(RuntimeError, match="power cut"):
+        tokenise({"train": skipping(noises, bad, 16)}, breaks, tmp_path, **options)
+    made = tokenise({"train": skipping(noises, bad, 16)}, encode, tmp_path, **options)
+    assert made.metadata["statistics"]["skipped"] == {"train": 4}
+    expected = {"alone": "only one", "a": "silent", "b": "silent", "c": "silent"}
+    assert json.loads((made.path / "skipped.json").read_text()) == {"train": expected}
+    assert "train: passed over 4 recordings" in capsys.readouterr().out
+
+
+def test_the_speed_is_that_of_all_shards(sources, encode, tmp_path, monkeypatch):
+    def breaks(self, about):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Builder, "_about", breaks)
+        tokenise(sources, encode, tmp_path, **CODEC)
+
+    def never(waves, samples):
+        raise AssertionError("nothing is left to encode")
+
+    made = tokenise(sources, never, tmp_path, **CODEC)
+    assert made.metadata["statistics"]["hours_per_hour"] > 0
+
+
+def test_a_damaged_note_of_a_shard_is_named(sources, encode, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+
+        def breaks(self, about):
+            raise RuntimeError("power cut")
+
+        patch.setattr(Builder, "_about", breaks)
+        tokenise(sources, encode, tmp_path, **CODEC)
+    (note,) = tmp_path.glob("tokenised/shards-*/tokenised-heldout*.json")
+    note.write_text("{")
+    with pytest.raises(UserError, match=f"^{note}: not JSON .*; delete it and the shard"):
+        tokenise(sources, encode, tmp_path, **CODEC)
 
 
 def test_int16_brings_a_wave_back():
