@@ -5,21 +5,31 @@ n equal parts, and worker processes only change who computes what. The iterator'
 number of steps taken, so that it can be carried to another number of processes or workers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import compress
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
 from data_pipelines.cuts import Cutter
+from data_pipelines.examples import fingerprint
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import fit, set_peak
 from quark_jax.errors import UserError
 
 Batch = np.ndarray | dict[str, np.ndarray]
+
+
+class Skips(Protocol):
+    """What tells which recordings it has passed over in this process, and why."""
+
+    @property
+    def skipped(self) -> Mapping[Entry, str]: ...
 
 
 class Batches(grain.DatasetIterator):
@@ -30,8 +40,8 @@ class Batches(grain.DatasetIterator):
     worker processes, if any.
 
     Attributes:
-        skipped: the corrupt and silent recordings met so far, and the reason of each, by this
-            process and its worker processes, which send what they met with each batch.
+        skipped: the recordings left out from the start, and the corrupt and silent ones met so
+            far by this process and its worker processes; and the reason of each.
     """
 
     def __init__(
@@ -40,17 +50,18 @@ class Batches(grain.DatasetIterator):
         *,
         num_workers: int,
         made_with: dict[str, Any],
-        cutters: Sequence[Any] = (),
+        sources: Sequence[Skips] = (),
         after: Callable[[Batch], Any] | None = None,
     ):
-        """`parts` are the batches, those of `cutters` report what they skip, and `after` is done
-        to each batch in a thread of this process, ahead of its use."""
+        """`parts` are the batches, made of `sources`, and `after` is done to each batch in a thread
+        of this process, ahead of its use."""
         super().__init__()
-        self._parts = parts.map(_WithSkipped(cutters))
+        self._parts, self._sources = parts, sources
         self._after = after
         self._num_workers = num_workers
         self._made_with = made_with
-        self.skipped = _skipped(cutters)
+        self.skipped = _skipped(sources)
+        self._left_out = frozenset(self.skipped)
         self._begin(0)
 
     def __next__(self) -> Batch:
@@ -90,9 +101,8 @@ class Batches(grain.DatasetIterator):
         """Reads on from `step`. The part of the data set that is left is read from its start,
         because Grain cannot set several workers to a step, nor restore one number as another."""
         self._step = step
-        rest = self._parts[step:].to_iter_dataset(
-            grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-        )
+        parts = self._parts[step:].map(_WithSkipped(self._sources, self._left_out))
+        rest = parts.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
         if self._num_workers:
             if not flags.FLAGS.is_parsed():  # workers read Grain's absl flags; defaults will do
                 flags.FLAGS.mark_as_parsed()
@@ -106,7 +116,7 @@ class Batches(grain.DatasetIterator):
 
 @dataclass(frozen=True)
 class _Report:
-    """What a process has skipped so far; to Grain one value, not a tree of them."""
+    """What a process has skipped; to Grain one value, not a tree of them."""
 
     skipped: dict[Entry, str]
 
@@ -122,17 +132,20 @@ class _OnBatch:
 
 
 class _WithSkipped:
-    """Adds to a batch what the process that made it has skipped."""
+    """Adds to a batch what the process that made it has skipped, and not told of with another."""
 
-    def __init__(self, cutters: Sequence[Any]):
-        self._cutters = cutters
+    def __init__(self, sources: Sequence[Skips], told: Set[Entry]):
+        self._sources, self._told = sources, set(told)
 
     def __call__(self, batch: Batch) -> tuple[Batch, _Report]:
-        return batch, _Report(_skipped(self._cutters))
+        skipped = _skipped(self._sources)
+        fresh = {entry: skipped[entry] for entry in skipped.keys() - self._told}
+        self._told |= fresh.keys()
+        return batch, _Report(fresh)
 
 
-def _skipped(cutters: Sequence[Any]) -> dict[Entry, str]:
-    return {entry: reason for cutter in cutters for entry, reason in dict(cutter.skipped).items()}
+def _skipped(sources: Sequence[Skips]) -> dict[Entry, str]:
+    return {entry: reason for source in sources for entry, reason in dict(source.skipped).items()}
 
 
 def codec_batches(
@@ -182,7 +195,8 @@ def codec_batches(
             counted in `Batches.skipped`.
     """
     samples = round(seconds * rate)
-    made_with = {"batch_size": batch_size, "seed": seed, "recordings": len(entries)}
+    recordings = f"{len(entries)} {fingerprint(entries)}"
+    made_with = {"batch_size": batch_size, "seed": seed, "recordings": recordings}
     if train:
         domains = [(entries, 1.0)] if weights is None else _domains(entries, weights)
         cutters = [Cutter(domain, rate=rate, samples=samples) for domain, _ in domains]
@@ -190,7 +204,9 @@ def codec_batches(
         items = _random_cuts(cutters, [weight for _, weight in domains], seed, peak)
     else:
         cutters = [cutter := Cutter(entries, rate=rate, samples=samples)]
-        usable = [entry for entry in cutter.entries if cutter.read(entry) is not None]
+        with ThreadPoolExecutor() as pool:
+            audible = pool.map(lambda entry: cutter.read(entry) is not None, cutter.entries)
+            usable = list(compress(cutter.entries, audible))
         items = grain.MapDataset.source(usable).map(
             lambda entry: fit(cutter.read(entry), cutter.samples)
         )
@@ -198,7 +214,7 @@ def codec_batches(
         [(items, 1.0)],
         batch_size=batch_size,
         made_with=made_with,
-        cutters=cutters,
+        sources=cutters,
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
@@ -210,9 +226,8 @@ def _domains(
 ) -> list[tuple[list[Entry], float]]:
     """The entries of each domain whose weight is not 0, and the weight."""
     found = {entry.domain: entry for entry in reversed(entries)}
+    check_weights(weights, "domain")
     for domain, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"weights: {domain} has {weight}; give a number, 0 or more")
         if weight and domain not in found:
             raise UserError(
                 f"weights: no recording is of domain {domain!r}; the manifest has "
@@ -224,9 +239,16 @@ def _domains(
                 f"{entry.path}: its domain {domain!r} has no weight; give it one, or 0 to leave "
                 "these recordings out"
             )
-    if not any(weights.values()):
-        raise UserError("weights: all are 0; give at least one domain more")
     return [([e for e in entries if e.domain == domain], w) for domain, w in weights.items() if w]
+
+
+def check_weights(weights: Mapping[str, float], kind: str) -> None:
+    """Raises UserError unless all are 0 or more and one is more; `kind` is what each is of."""
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"weights: {name} has {weight}; give a number, 0 or more")
+    if not any(weights.values()):
+        raise UserError(f"weights: all are 0; give at least one {kind} more")
 
 
 def _random_cuts(
@@ -272,7 +294,7 @@ def make_batches(
     drop_remainder: bool,
     shard: tuple[int, int],
     num_workers: int,
-    cutters: Sequence[Any] = (),
+    sources: Sequence[Skips] = (),
     after: Callable[[Batch], Any] | None = None,
 ) -> Batches:
     """Batches, each of the items of one pool, the pools in proportion to their weights; shard i of
@@ -298,5 +320,5 @@ def make_batches(
     weights = [weight for _, weight in pools]
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
     return Batches(
-        mixed, num_workers=num_workers, made_with=made_with, cutters=cutters, after=after
+        mixed, num_workers=num_workers, made_with=made_with, sources=sources, after=after
     )

@@ -5,29 +5,23 @@ records of each length each dataset has, or examples each source.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipelines.examples import INPUT_RATE, Example, Source
-from data_pipelines.loader import Batches, make_batches
-from data_pipelines.records import (
-    AUDIO,
-    SAMPLES_PER_FRAME,
-    Codes,
-    Record,
-    codes_lengths,
-    from_int16,
-)
+from data_pipelines.examples import INPUT_RATE, Source
+from data_pipelines.items import Batch, Coded, Shape, Text, as_waves
+from data_pipelines.loader import Batches, check_weights, make_batches
+from data_pipelines.packing import Rows, pack
+from data_pipelines.records import AUDIO, Codes
+from data_pipelines.shards import prefix_of
 from data_pipelines.tokenised import TokenisedDataset
 from quark_jax.errors import UserError
-from quark_jax.lm.tasks import TASK_IDS, task
-
-Batch = dict[str, np.ndarray]
-Text = Callable[[str], Sequence[int]]
+from quark_jax.lm import Packing
+from quark_jax.lm.tasks import task
 
 
 def token_batches(
@@ -39,6 +33,8 @@ def token_batches(
     train: bool = True,
     weights: Mapping[str, float] | None = None,
     buckets: int = 1,
+    packing: Packing | None = None,
+    positions: Callable[[np.ndarray], np.ndarray] | None = None,
     text: Text | None = None,
     caption_length: int = 64,
     place: Callable[[Batch], Any] | None = None,
@@ -47,7 +43,8 @@ def token_batches(
     shard_count: int = 1,
     num_workers: int = 0,
 ) -> Batches:
-    """Batches of the language model from tokenised datasets, B = batch_size / shard_count items.
+    """Batches of the language model from tokenised datasets, B = batch_size / shard_count items, or
+    that many rows of `packing.items` items.
 
     A batch is a dict of arrays, padded with zeros on the right:
 
@@ -72,6 +69,11 @@ def token_batches(
         buckets: how many lengths of target to tell apart among records that are alike in having
             input and reference or not. A batch is of one bucket, and as long as the longest of it.
             1 has one bucket of all records. Training only.
+        packing: sequences that share rows, for `LanguageModel.loss`. Rows are packed once and
+            stay; a row is of one dataset where there are weights. `batch_size` counts rows, and
+            items of 0 frames fill them up.
+        positions: gives the positions [records] that records of these `TokenisedDataset.lengths`
+            [records, 4] take in a row, or more, as `packing.positions_in` does; with `packing`.
         text: gives the token ids of a caption; an empty one has none. None leaves captions out.
         caption_length: token ids that a caption may have.
         place: brings a batch to the devices; called ahead of the step that wants it.
@@ -79,32 +81,29 @@ def token_batches(
 
     Raises:
         UserError: if there is no such split, or it holds less than a batch in one pass; or if the
-            datasets do not fit each other, or the weights. While iterating: if a shard is damaged,
-            or a caption has too many tokens.
+            datasets do not fit each other, or the weights, or a sequence a row. While iterating: if
+            a shard is damaged, or a caption has too many tokens.
     """
     if isinstance(datasets, TokenisedDataset):
         datasets = {"dataset": datasets}
     _check_alike(datasets)
+    if packing and (positions is None or buckets > 1):
+        raise UserError("packing: needs `positions`, and leaves no use for `buckets`; set both so")
     lengths = [dataset.lengths(split) for dataset in datasets.values()]
     records = {name: dataset.records(split) for name, dataset in datasets.items()}
-    pools = []
-    for members in _buckets(lengths, buckets if train else 1):
-        rows = [found[own].max(0) for found, own in zip(lengths, members, strict=True) if len(own)]
-        frames, *samples, _ = np.max(rows, axis=0).tolist()
-        shape = _Shape(
-            dict(zip(("input", "reference"), samples, strict=True)),
-            text,
-            caption_length,
-            frames=frames,
-            channels=max(dataset.metadata["channels"] for dataset in datasets.values()),
-            dynamic=any(dataset.metadata["dynamic"] for dataset in datasets.values()),
-        )
-        pools.append((members, shape.of_record))
+    pools = [
+        (members, _shape(datasets, lengths, members, text, caption_length).of_record)
+        for members in _buckets(lengths, buckets if train else 1)
+    ]
+    packed = packing and _Packed(packing, np.concatenate([positions(found) for found in lengths]))
+    steps = [as_waves, packing and _join_rows, place]
+    prefixes = {name: dataset.metadata["prefixes"][split] for name, dataset in datasets.items()}
     return make_batches(
-        _drawn(records, pools, weights, seed if train else None),
+        _drawn(records, pools, weights, seed if train else None, packed),
         batch_size=batch_size,
-        made_with=_made_with(records, batch_size, seed, weights) | {"buckets": buckets},
-        after=_Chain([_as_waves, *([place] if place else [])]),
+        made_with=_made_with(records, prefixes, batch_size, seed, weights)
+        | {"buckets": buckets, "packing": packing and asdict(packing)},
+        after=_Chain(list(filter(None, steps))),
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
@@ -152,7 +151,7 @@ def example_batches(
     # A source of several tasks names none: room is left for all that they may have.
     names = {getattr(source, "task", None) for source in sources.values()}
     longest = round(seconds * INPUT_RATE)
-    shape = _Shape(
+    shape = Shape(
         {
             part: longest if any(name is None or getattr(task(name), part) for name in names) else 0
             for part in AUDIO
@@ -162,12 +161,13 @@ def example_batches(
         target=round(seconds * rates.pop()),
     )
     members = [np.arange(len(source)) for source in sources.values()]
-    steps = [step for step in (encode and _Coded(encode, hop), place) if step]
+    steps = [step for step in (encode and Coded(encode, hop), place) if step]
+    prefixes = {name: prefix_of(name, source.describe()) for name, source in sources.items()}
     return make_batches(
         _drawn(sources, [(members, shape.of_example)], weights, seed if train else None),
         batch_size=batch_size,
-        made_with=_made_with(sources, batch_size, seed, weights),
-        cutters=list(sources.values()),
+        made_with=_made_with(sources, prefixes, batch_size, seed, weights),
+        sources=list(sources.values()),
         after=_Chain(steps) if steps else None,
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
@@ -176,12 +176,16 @@ def example_batches(
 
 
 def _made_with(
-    parts: Mapping[str, Sequence], batch_size: int, seed: int, weights: Mapping[str, float] | None
+    parts: Mapping[str, Sequence],
+    prefixes: Mapping[str, str],
+    batch_size: int,
+    seed: int,
+    weights: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     return {
         "batch_size": batch_size,
         "seed": seed,
-        "records": {name: len(part) for name, part in parts.items()},
+        "records": {name: f"{len(part)} {prefixes[name]}" for name, part in parts.items()},
         "weights": weights and dict(weights),
     }
 
@@ -195,6 +199,26 @@ def _check_alike(datasets: Mapping[str, TokenisedDataset]) -> None:
                     f"dataset {name}: {field} {found}, but {first} has {about[field]}; make them "
                     "with the same"
                 )
+
+
+def _shape(
+    datasets: Mapping[str, TokenisedDataset],
+    lengths: Sequence[np.ndarray],
+    members: Sequence[np.ndarray],
+    text: Text | None,
+    caption_length: int,
+) -> Shape:
+    """The shape that the members of each dataset, given by number, have room in."""
+    longest = [found[own].max(0) for found, own in zip(lengths, members, strict=True) if len(own)]
+    frames, *samples, _ = np.max(longest, axis=0).tolist()
+    return Shape(
+        dict(zip(("input", "reference"), samples, strict=True)),
+        text,
+        caption_length,
+        frames=frames,
+        channels=max(dataset.metadata["channels"] for dataset in datasets.values()),
+        dynamic=any(dataset.metadata["dynamic"] for dataset in datasets.values()),
+    )
 
 
 def _buckets(lengths: Sequence[np.ndarray], count: int) -> list[list[np.ndarray]]:
@@ -227,18 +251,22 @@ def _drawn(
     pools: Sequence[tuple[list[np.ndarray], Callable[[Any], Batch]]],
     weights: Mapping[str, float] | None,
     seed: int | None,
+    packed: "_Packed | None" = None,
 ) -> list[tuple[grain.MapDataset, float]]:
     """The items of each pool, and how often to draw from it; `seed` None is one pass in order.
 
-    A pool is of the members of each part with these numbers, and what makes items of them.
+    A pool is of the members of each part with these numbers, and what makes items of them; of rows
+    of them, where they are `packed`.
     """
     if weights is not None:
         _check_weights(weights, parts)
     joined = _Joined(list(parts.values()))
+    # All of these go to each worker process.
+    kind = np.int32 if joined.firsts[-1] < 2**31 else np.int64
     found = []
     for members, convert in pools:
         numbers = {
-            name: first + own
+            name: (first + own).astype(kind)
             for name, own, first in zip(parts, members, joined.firsts, strict=False)
             if len(own) and (weights is None or weights[name])
         }
@@ -250,6 +278,10 @@ def _drawn(
         else:
             groups = list(numbers.values())
             rates = [weights[name] * len(own) / len(parts[name]) for name, own in numbers.items()]
+        if packed is not None:
+            rows = [packed.rows(group, seed) for group in groups]
+            rates = [r * len(b) / len(a) for r, a, b in zip(rates, groups, rows, strict=True)]
+            groups, convert = rows, _Row(joined.read, convert, packed.packing.items)
         drawn = [_keys(group) for group in groups]
         if seed is not None:  # two groups of one size differ in their order
             seeds = np.random.SeedSequence((seed, len(found))).generate_state(len(drawn))
@@ -258,25 +290,25 @@ def _drawn(
                 for keys, own in zip(drawn, seeds, strict=True)
             ]
         items = drawn[0] if len(drawn) == 1 else grain.MapDataset.mix(drawn, weights=rates)
-        found.append((items.map(joined.read).map(convert), sum(rates)))
+        items = items.map(convert if packed is not None else _Chain([joined.read, convert]))
+        found.append((items, sum(rates)))
     return found
 
 
 def _check_weights(weights: Mapping[str, float], parts: Mapping[str, Sequence]) -> None:
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"weights: {name} has {weight}; give a number, 0 or more")
+    check_weights(weights, "dataset")
+    for name in weights:
         if name not in parts:
             raise UserError(f"weights: no dataset {name!r}; there are {', '.join(parts)}")
     for name in parts:
         if name not in weights:
             raise UserError(f"weights: dataset {name!r} has none; give one, or 0 to leave it out")
-    if not any(weights.values()):
-        raise UserError("weights: all are 0; give at least one dataset more")
 
 
-def _keys(numbers: np.ndarray) -> grain.MapDataset:
-    """`numbers`, ascending; as a range where they are one, which costs no memory."""
+def _keys(numbers: np.ndarray | Rows) -> grain.MapDataset:
+    """`numbers`, ascending; as a range where they are one, which costs no memory. Or rows."""
+    if isinstance(numbers, Rows):
+        return grain.MapDataset.source(numbers)
     first, last = int(numbers[0]), int(numbers[-1])
     if last - first + 1 == len(numbers):
         return grain.MapDataset.range(first, last + 1)
@@ -296,104 +328,37 @@ class _Joined:
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """The shape of the items of a batch.
+class _Packed:
+    """Records that share rows; `positions` are those of each of all datasets' records."""
 
-    Attributes:
-        audio: samples of input and reference; 0 leaves one out.
-        text, caption_length: as in `token_batches`.
-        frames: of codes.
-        channels: of features in the place of audio; 0 for audio.
-        dynamic: whether the codes have lengths of their own.
-        target: samples, where there are no codes.
-    """
+    packing: Packing
+    positions: np.ndarray
 
-    audio: dict[str, int]
-    text: Text | None
-    caption_length: int
-    frames: int = 0
-    channels: int = 0
-    dynamic: bool = False
-    target: int = 0
-
-    def of_record(self, record: Record) -> Batch:
-        item = {"frames": np.int32(record["frames"])}
-        for name in ("acoustic", "semantic", *(("segments",) if self.dynamic else ())):
-            codes = record[name]
-            item[name] = _padded(codes.T, self.frames, np.int32).T
-        for name, samples in self.audio.items():
-            own = record[f"{name}_samples"]
-            if samples and self.channels:
-                features = record[name].reshape(-1, self.channels)
-                item[f"{name}_features"] = _padded(features, samples // SAMPLES_PER_FRAME)
-                item[f"{name}_frames"] = np.int32(own // SAMPLES_PER_FRAME)
-            elif samples:
-                item[name] = _padded(record[name], samples)
-                item[f"{name}_samples"] = np.int32(own)
-        words = record["task"].decode(), record["caption"].decode()
-        return item | self._words(*words, record["id"].decode())
-
-    def of_example(self, example: Example) -> Batch:
-        waves = {"target": example.target, "input": example.input, "reference": example.reference}
-        item = {}
-        for name, size in ({"target": self.target} | self.audio).items():
-            wave = np.zeros(0, np.float32) if waves[name] is None else waves[name]
-            if len(wave) > size:
-                raise UserError(
-                    f"{name} of task {example.task}, {example.provenance}: {len(wave)} samples, "
-                    f"but at most {size} are expected; give its source longer `seconds`"
-                )
-            if size:
-                item[name] = _padded(wave, size)
-                item[f"{name}_samples"] = np.int32(len(wave))
-        return item | self._words(example.task, example.caption, str(example.provenance))
-
-    def _words(self, task_name: str, caption: str, origin: str) -> Batch:
-        item = {"task": np.int32(TASK_IDS[task_name])}
-        if self.text is None:
-            return item
-        tokens = np.asarray(self.text(caption) if caption else (), np.int32)
-        if len(tokens) > self.caption_length:
-            raise UserError(
-                f"{origin}: a caption of {len(tokens)} tokens ({caption[:60]!r}...); set "
-                f"caption_length, which is {self.caption_length}, to at least that"
-            )
-        item["caption"] = _padded(tokens, self.caption_length)
-        item["caption_tokens"] = np.int32(len(tokens))
-        return item
-
-
-def _padded(array: np.ndarray, length: int, dtype: Any = None) -> np.ndarray:
-    """`array` [n, ...] with zeros behind it, [length, ...]."""
-    padded = np.zeros((length, *array.shape[1:]), dtype or array.dtype)
-    padded[: len(array)] = array
-    return padded
-
-
-def _as_waves(batch: Batch) -> Batch:
-    """Audio comes from worker processes as int16, which is half as much to pass on."""
-    return {name: from_int16(v) if name in AUDIO else v for name, v in batch.items()}
+    def rows(self, numbers: np.ndarray, seed: int | None) -> Rows:
+        """Rows of the records of these numbers; where there is a seed, of any neighbours."""
+        if seed is not None:
+            numbers = np.random.default_rng(seed).permutation(numbers)
+        return pack(numbers, self.positions[numbers], self.packing)
 
 
 @dataclass(frozen=True)
-class _Coded:
-    """Puts codes in the place of the target's wave."""
+class _Row:
+    """Makes the items of a row [items, ...] of the numbers of its records."""
 
-    encode: Callable[[np.ndarray, np.ndarray], Codes]
-    hop: int | None
+    read: Callable[[int], Any]
+    convert: Callable[[Any], Batch]
+    items: int
 
-    def __call__(self, batch: Batch) -> Batch:
-        batch = dict(batch)
-        target, samples = batch.pop("target"), batch.pop("target_samples")
-        codes = self.encode(target, samples)
-        segments, frames = codes_lengths(codes, samples, self.hop)
-        found = {"acoustic": codes.acoustic, "semantic": codes.semantic}
-        found |= {"segments": segments} if segments.size else {}
-        for name, values in found.items():
-            values = np.asarray(values, np.int32)
-            true = np.arange(values.shape[-1]) < frames[:, None]
-            batch[name] = np.where(true if values.ndim == 2 else true[:, None], values, 0)
-        return batch | {"frames": frames.astype(np.int32)}
+    def __call__(self, numbers: np.ndarray) -> Batch:
+        found = [self.convert(self.read(int(number))) for number in numbers]
+        nothing = {name: np.zeros_like(value) for name, value in found[0].items()}
+        found += [nothing] * (self.items - len(found))
+        return {name: np.stack([item[name] for item in found]) for name in nothing}
+
+
+def _join_rows(batch: Batch) -> Batch:
+    """[rows, items, ...] -> [rows * items, ...]"""
+    return {name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()}
 
 
 @dataclass(frozen=True)

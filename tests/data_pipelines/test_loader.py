@@ -1,11 +1,14 @@
 """Batches: what they hold, one global order for any number of processes, and exact resuming."""
 
+from typing import ClassVar
+
 import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from data_pipelines import Entry, codec_batches, token_batches, tokenise
+from data_pipelines.loader import _WithSkipped
 from data_pipelines.records import from_int16
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -178,6 +181,30 @@ def test_workers_report_what_they_skipped(entries, tmp_path):
     assert list(batches.skipped) == [bad] and "no such file" in batches.skipped[bad]
 
 
+def test_a_batch_tells_only_what_is_fresh(tmp_path):
+    class Source:
+        skipped: ClassVar = {Entry(tmp_path / "a", "a"): "left out"}
+
+    source = Source()
+    report = _WithSkipped([source], frozenset(source.skipped))
+    batch = np.zeros(1)
+    assert report(batch)[1].skipped == {}
+    source.skipped[met := Entry(tmp_path / "b", "b")] = "silent"
+    assert report(batch)[1].skipped == {met: "silent"}
+    assert report(batch)[1].skipped == {}
+
+
+def test_going_back_loses_no_report(entries, tmp_path):
+    bad = Entry(tmp_path / "missing.wav", "missing")
+    batches = codec_batches([bad, *entries[:3]], rate=16_000, seconds=0.25, batch_size=4)
+    state = batches.get_state()
+    batches.start_prefetch()
+    batches.set_state(state)
+    take(batches, 2)
+    batches.close()
+    assert list(batches.skipped) == [bad]
+
+
 def test_domains_are_drawn_by_weight(domains):
     options = {"rate": 16_000, "seconds": 0.25, "batch_size": 8, "weights": WEIGHTS}
     for wave_batch in take(codec_batches(domains, **options), 5):
@@ -219,6 +246,15 @@ def test_weights_belong_to_the_order(domains):
     state = codec_batches(domains, **options, weights=WEIGHTS).get_state()
     with pytest.raises(UserError, match=r"saved with weights {'speech': 2.*this run has None"):
         codec_batches(domains, **options).set_state(state)
+
+
+def test_other_recordings_are_another_order(domains):
+    options = {"rate": 16_000, "seconds": 0.25, "batch_size": 4}
+    state = codec_batches(domains, **options).get_state()
+    codec_batches(list(domains), **options).set_state(state)
+    other = [*domains[1:], Entry(domains[0].path, "renamed", seconds=domains[0].seconds)]
+    with pytest.raises(UserError, match="saved with recordings"):
+        codec_batches(other, **options).set_state(state)
 
 
 def test_recordings_are_drawn_by_duration(tmp_path):

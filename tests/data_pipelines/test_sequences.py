@@ -2,6 +2,7 @@
 
 import threading
 
+import cloudpickle
 import jax
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from data_pipelines import example_batches, token_batches, tokenise
 from data_pipelines.records import from_int16
+from data_pipelines.sequences import _drawn
 from quark_jax.errors import UserError
 from quark_jax.lm.tasks import TASK_IDS, TASKS
 
@@ -296,6 +298,26 @@ def test_another_mixture_is_another_order(datasets):
     fewer = {name: datasets[name] for name in ("sr", "tse")}
     with pytest.raises(UserError, match="saved with records"):
         token_batches(fewer, batch_size=4, weights={"sr": 1, "tse": 1}).set_state(state)
+
+
+def test_a_dataset_of_other_examples_is_another_order(datasets, encode, noises, tmp_path):
+    state = token_batches(datasets["sr"], batch_size=4).get_state()
+    source = noises(LENGTHS["sr"], task="sr", seed=99, seconds=0.8)
+    options = {"codec": "c", "codec_hash": "h", "hop": 640, "progress": False}
+    other = tokenise({"train": source}, encode, tmp_path, **options)
+    with pytest.raises(UserError, match=r"saved with records {'dataset': '20 \w+'}, but this run"):
+        token_batches(other, batch_size=4).set_state(state)
+    flying = example_batches(noises(9, seed=1), batch_size=4).get_state()
+    with pytest.raises(UserError, match="saved with records"):
+        example_batches(noises(9, seed=2), batch_size=4).set_state(flying)
+
+
+def test_numbers_of_records_are_small():
+    count = 20_000
+    pools = [([np.arange(1, count, 2)], str)]
+    ((items, _),) = _drawn({"all": range(count)}, pools, None, 0)
+    assert len(cloudpickle.dumps(items)) < 4 * count // 2 + 10_000
+    assert len({items[index] for index in range(count // 2)}) == count // 2
 
 
 @pytest.mark.parametrize(
