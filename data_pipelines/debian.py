@@ -70,13 +70,8 @@ def build(
     """
     out = Path(out)
     debs = out / "debs" if debs is None else Path(debs)
-    try:
-        debs.mkdir(parents=True, exist_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be made ({error.strerror}); choose another folder"
-        ) from error
+    _make_folder(debs)
+    _make_folder(out)
     _refuse_other_rate(out, rate)
     names = [_choose(package, debs) for package in packages]
     names = [name for name in dict.fromkeys(names) if relist or not _is_complete(out / name)]
@@ -102,6 +97,15 @@ def build(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return _join(out)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be made ({error.strerror}); choose another folder"
+        ) from error
 
 
 def fetch(package: str, debs: Path) -> Path:
