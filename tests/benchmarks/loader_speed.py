@@ -2,10 +2,14 @@
 
     python tests/benchmarks/loader_speed.py corpus/manifest.jsonl --codec runs/x/model/codec
 
-Makes datasets of task tse (an input and a reference of 5 s each) that keep audio, features of 768
-channels, or codes alone, and prints their bytes and how fast batches come out of them with 0, 1 and
-2 worker processes. The features are log-mel bands through a fixed random matrix: as large as those
-of a base-size speech encoder, and as hard to compress.
+Makes datasets of a task, 5 s an example, that keep audio, features of 768 channels, or codes alone,
+and prints their bytes and how fast batches come out of them with so many worker processes. The
+features are log-mel bands through a fixed random matrix: as large as those of a base-size speech
+encoder, and as hard to compress.
+
+`--need` are the seconds of target that training takes in each second, as measured on its
+accelerator: the last column then is how many workers that wants, if each adds what the last ones
+did. That is a guess for another machine, and none beyond its cores.
 """
 
 import os
@@ -57,7 +61,7 @@ def make(folder: Path, options: argparse.Namespace) -> dict[str, TokenisedDatase
     codec = Tokeniser.load(options.codec)
     entries = read_manifest(options.manifest)
     source = make_source(
-        "tse",
+        options.task,
         [entry for entry in entries if entry.split == "train"],
         rate=codec.config.sample_rate,
         seconds=SECONDS,
@@ -74,9 +78,9 @@ def make(folder: Path, options: argparse.Namespace) -> dict[str, TokenisedDatase
     }
 
 
-def batches_per_second(dataset: TokenisedDataset, workers: int) -> float:
+def batches_per_second(dataset: TokenisedDataset, workers: int, buckets: int) -> float:
     """Median over rounds, after the first batches."""
-    batches = token_batches(dataset, batch_size=BATCH, num_workers=workers)
+    batches = token_batches(dataset, batch_size=BATCH, buckets=buckets, num_workers=workers)
     for _ in range(8):
         next(batches)
     rates = []
@@ -90,24 +94,48 @@ def batches_per_second(dataset: TokenisedDataset, workers: int) -> float:
     return statistics.median(rates)
 
 
+def workers_for(need: float, workers: list[int], seconds: list[float]) -> str:
+    """How many workers give `need` seconds a second, where `workers` give `seconds`."""
+    for count, rate in zip(workers, seconds, strict=True):
+        if rate >= need:
+            return f"{count} (measured)"
+    if (
+        len(workers) < 2
+        or (slope := (seconds[-1] - seconds[-2]) / (workers[-1] - workers[-2])) <= 0
+    ):
+        return "more do not help here"
+    return f"{workers[-1] + (need - seconds[-1]) / slope:.0f} (extrapolated)"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest")
     parser.add_argument("--codec", required=True, help="folder of a codec")
     parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--task", default="tse", choices=("sr", "tse", "rtse", "aec", "vc"))
+    parser.add_argument("--buckets", type=int, default=1)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--need", type=float, help="seconds of target that training takes a second")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         datasets = make(Path(folder), options)
-        print("| kept | MB an hour of target | records/s with 0, 1, 2 workers | audio s/s |")
-        print("|---|---|---|---|")
+        counts = ", ".join(map(str, options.workers))
+        print(f"{options.task}, {options.buckets} buckets, {os.cpu_count()} cores")
+        print(f"| kept | MB an hour | records/s with {counts} workers | target s/s | for --need |")
+        print("|---|---|---|---|---|")
         for name, dataset in datasets.items():
             hours = dataset.metadata["statistics"]["hours"]
             size = sum(path.stat().length for path in dataset.path.glob("*array_record*"))
-            records = [BATCH * batches_per_second(dataset, workers) for workers in (0, 1, 2)]
+            records = [
+                BATCH * batches_per_second(dataset, workers, options.buckets)
+                for workers in options.workers
+            ]
+            seconds = [SECONDS * rate for rate in records]
+            wanted = workers_for(options.need, options.workers, seconds) if options.need else ""
             print(
                 f"| {name} | {size / hours / 1e6:.1f} | "
                 f"{', '.join(f'{rate:.0f}' for rate in records)} | "
-                f"{', '.join(f'{SECONDS * rate:.0f}' for rate in records)} |",
+                f"{', '.join(f'{rate:.0f}' for rate in seconds)} | {wanted} |",
                 flush=True,
             )
 
