@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -367,29 +369,27 @@ def test_a_missing_shard_is_named(shards):
         shards.records("heldout")[4]
 
 
-@pytest.fixture
-def allow_files():
-    """Sets how many more files this process may open."""
+@contextmanager
+def may_open(more: int) -> Iterator[None]:
+    """Lets this process open so many more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    def allow(more: int) -> None:
-        gc.collect()
-        used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-        free = [number for number in range(len(used) + more + 1) if number not in used]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], before[1]))
-
-    yield allow
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    gc.collect()
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = [number for number in range(len(used) + more + 1) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux does")
-def test_more_shards_than_files_may_be_open(noises, encode, tmp_path, allow_files):
+def test_more_shards_than_files_may_be_open(noises, encode, tmp_path):
     made = tokenise({"train": noises(60)}, encode, tmp_path, examples_per_shard=1, **CODEC)
-    allow_files(20)
-    assert len(list(made.records("train"))) == 60
-    records = made.records("train")
-    allow_files(5)
-    with pytest.raises(UserError, match=r"cannot be read \(.*Too many open.*ulimit") as error:
+    with may_open(20):
+        assert len(list(made.records("train"))) == 60
+    records, says = made.records("train"), r"cannot be read \(.*Too many open.*ulimit"
+    with may_open(5), pytest.raises(UserError, match=says) as error:
         list(records)
     assert "damaged" not in str(error.value) and "delete" not in str(error.value)
 
