@@ -8,6 +8,7 @@ name without suffix, so that a set converted to another format is still found.
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -44,7 +45,7 @@ class Clip:
     about: dict[str, str]
 
 
-class CaptionSet:
+class CaptionSet(ABC):
     """Captioned clips: lists of captions, joined with a folder of audio.
 
     Args:
@@ -56,9 +57,9 @@ class CaptionSet:
         self.lists = [epath.Path(path) for path in lists]
         self.audio = epath.Path(audio) if in_bucket(audio) else Path(audio)
 
+    @abstractmethod
     def clips(self, listed: epath.Path) -> Iterable[Clip]:
         """The clips of a list, in its order."""
-        raise NotImplementedError
 
     def folder(self, listed: epath.Path) -> AnyPath:
         """Where the clips of a list lie."""

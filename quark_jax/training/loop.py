@@ -40,6 +40,12 @@ class RunConfig:
             if getattr(self, name) < limit:
                 raise UserError(f"run.{name}: {getattr(self, name)}; set at least {limit}")
 
+    def due(self, number: int) -> tuple[bool, bool]:
+        """Whether step `number` is followed by an evaluation, and by a checkpoint."""
+        last = number == self.steps
+        evaluates = bool(self.eval_every) and number % self.eval_every == 0
+        return last or evaluates, last or number % self.save_every == 0
+
 
 class Run(NamedTuple):
     """What a checkpoint holds: the trainer's state, and the steps that were left out."""
@@ -86,8 +92,7 @@ def fit(
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=run.keep)))
         shapes = jax.eval_shape(begin)
         placed = shardings(shapes, mesh, run.mesh.rules)
-        start = checkpoints.latest
-        if start is None:
+        if (start := checkpoints.latest) is None:
             now = jax.jit(begin, out_shardings=placed)()
         else:
             now = checkpoints.restore(abstract(shapes, placed), batches, config)
@@ -109,17 +114,15 @@ def fit(
             # The step before is read while this one runs: the device never waits for the host.
             log.report()
             log.pending = number, metrics
-            last = number == run.steps
-            evaluates = last or (run.eval_every and number % run.eval_every == 0)
-            saves = last or number % run.save_every == 0
-            if evaluates or saves:  # the metrics up to a checkpoint are written before it
-                log.report()
+            evaluates, saves = run.due(number)
+            if not (evaluates or saves):
+                continue
+            log.report()  # the metrics up to a checkpoint are written before it
             if evaluates:
                 log.writer.write(number, evaluate(now.state, number))
             if saves:
                 checkpoints.save(number, now, batches, config)
-            if evaluates or saves:
-                log.restart()
+            log.restart()
     return now.state
 
 

@@ -30,7 +30,7 @@ def refused(capsys, *arguments) -> str:
     return error
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["1.0", "1.5", "2.0-6.25hz"])
 def test_imported_codec_codes_a_real_recording(version, imported, recording, tmp_path):
     model, codes, back = imported(version), tmp_path / "codes.hq", tmp_path / "back.wav"
     assert main(["tokenize", str(recording), str(codes), "--model", str(model)]) == 0

@@ -67,8 +67,7 @@ def learn(model, conditions, targets, packing=None):
     return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.parametrize("changes", [{}, {"scan": True, "remat": "dots"}])
-@pytest.mark.parametrize("items", [2, 3])
+@pytest.mark.parametrize(("items", "changes"), [(2, {}), (3, {"scan": True, "remat": "dots"})])
 def test_packed_sequences_learn_what_they_learn_alone(batch, items, changes):
     model = LanguageModel(replace(CONFIG, stack_features=False, **changes), rngs=nnx.Rngs(0))
     (loss, alone), gradient = learn(model, *batch)

@@ -20,23 +20,11 @@ def plan(small_run) -> Callable[..., dict]:
 
 @pytest.fixture(scope="session")
 def eight(trainers, plan, small, once) -> Path:
-    """A folder with the finished workdirs `codec` and `lm`, as in `small_run`, of eight devices:
-    the codec with batches over all of them, the language model with parameters split too."""
+    """A folder with the finished workdirs `codec` and `lm`, as in `small_run`, of eight devices
+    that share batches and parameters."""
 
     def make(folder: Path) -> None:
-        lm = plan("lm", folder / "lm", mesh=small.SPLIT)
-        trainers.run([plan("codec", folder / "codec"), lm], devices=8)
+        plans = [plan(kind, folder / kind, mesh=small.SPLIT) for kind in ("codec", "lm")]
+        trainers.run(plans, devices=8)
 
     return once("eight", make)
-
-
-@pytest.fixture(scope="session")
-def eight_otherwise(trainers, plan, small, once) -> Path:
-    """The first steps of `eight`, before discriminators join, each model on the other's mesh."""
-
-    def make(folder: Path) -> None:
-        run = {"steps": 3}
-        codec = plan("plain", folder / "codec", mesh=small.SPLIT, run=run)
-        trainers.run([codec, plan("lm", folder / "lm", run=run)], devices=8)
-
-    return once("otherwise", make)

@@ -2,9 +2,9 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
-Each item is of kind "codec", "plain" (that codec without discriminators), "demo" (as many steps of
-the codec that the demo trains), "tokenise" or "lm". `run` and `mesh` change those configs;
-"tokenise" and "lm" take the folders `codec` and `dataset`.
+Each item is of kind "codec", "demo" (as many steps of the codec that the demo trains), "tokenise"
+or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the folders `codec` and
+`dataset`.
 """
 
 import json
@@ -98,9 +98,6 @@ def main() -> None:
         match item["kind"]:
             case "codec":
                 codec_training.train(codec_config(**run), item["workdir"])
-            case "plain":
-                config = replace(codec_config(**run), adversary=None)
-                codec_training.train(config, item["workdir"])
             case "demo":
                 config = demo.codec_config(samples_manifest())
                 data = replace(config.data, heldout=2, heldout_seconds=1.0)

@@ -53,9 +53,10 @@ def late_step() -> int:
     return step
 
 
-def compare(a: Path, b: Path, *, steps: int = 12) -> tuple[float, float]:
-    """How far two runs are apart: the largest difference of their losses, absolute, and relative
-    to the loss. Both hold the rows of the same steps in the same order, none twice or left out."""
+def compare(a: Path, b: Path, *, steps: int = 12, until: int | None = None) -> tuple[float, float]:
+    """How far two runs are apart: the largest difference of their losses up to step `until`,
+    absolute, and relative to the loss. Both hold the rows of the same steps in the same order, none
+    twice or left out."""
     left, right = read_metrics(a), read_metrics(b)
     rows = [(row["step"], sorted(row)) for row in left]
     assert rows == [(row["step"], sorted(row)) for row in right]
@@ -63,7 +64,11 @@ def compare(a: Path, b: Path, *, steps: int = 12) -> tuple[float, float]:
     held_out = [step for step, names in rows if "loss" not in names]
     assert held_out == list(range(0, steps + 1, 6))
     assert [step for step, names in rows if "loss" in names] == list(range(1, steps + 1))
-    losses = [(x["loss"], y["loss"]) for x, y in zip(left, right, strict=True) if "loss" in x]
+    losses = [
+        (x["loss"], y["loss"])
+        for x, y in zip(left, right, strict=True)
+        if "loss" in x and (until is None or x["step"] <= until)
+    ]
     return (
         max(abs(x - y) for x, y in losses),
         max(abs(x - y) / abs(x) for x, y in losses),
@@ -91,16 +96,18 @@ def test_killed_and_resumed_is_uninterrupted(trainers, plan, small_run, tmp_path
 
 
 def test_eight_devices_are_one(small_run, eight):
-    for kind in KINDS:
-        _, relative = compare(small_run / kind, eight / kind)
+    """The codec until discriminators have taught it three times: learning multiplies the difference
+    in the last digits, and sooner or later one vector that is about as near to two codes gets the
+    other one."""
+    for kind, until in {"codec": 8, "lm": None}.items():
+        _, relative = compare(small_run / kind, eight / kind, until=until)
         print(f"{kind}: losses of 8 devices and of 1 differ by at most {relative:.1e} of the loss")
         assert relative <= 1e-4
 
 
 @pytest.mark.slow
 def test_eight_devices_are_one_for_the_codec_of_the_demo(trainers, tmp_path):
-    """For some steps. Learning multiplies the difference in the last digits, and sooner or later
-    one vector that is about as near to two codes gets the other one."""
+    """With batches over all devices, for as few steps and the same reason."""
     for devices in (1, 8):
         plan = [{"kind": "demo", "workdir": str(tmp_path / str(devices)), "run": {"steps": 6}}]
         trainers.run(plan, devices=devices)
@@ -114,7 +121,7 @@ def test_killed_and_resumed_is_uninterrupted_on_eight_devices(
     trainers, plan, small, eight, tmp_path
 ):
     codec, lm = tmp_path / "codec", tmp_path / "lm"
-    plans = [plan("codec", codec), plan("lm", lm, mesh=small.SPLIT)]
+    plans = [plan("codec", codec, mesh=small.SPLIT), plan("lm", lm, mesh=small.SPLIT)]
     interrupted(trainers, plans, [written(codec, late_step()), saving(lm)], devices=8)
     for workdir in (codec, lm):
         absolute, _ = compare(eight / workdir.name, workdir)
