@@ -2,6 +2,17 @@
 
 Both draw in the same order: which items a batch has is a function of (seed, step), and of how many
 records of each length each dataset has, or examples each source.
+
+A batch is a dict of arrays, padded with zeros on the right:
+
+- task int32 [B]; acoustic, semantic int32 [B, N, T]; frames int32 [B]; with a dynamic frame
+  rate also segments int32 [B, T];
+- input float32 [B, S at 16 kHz], input_samples int32 [B]; reference, reference_samples alike;
+  or where the datasets hold features, input_features bfloat16 [B, F at 50 Hz, C],
+  input_frames int32 [B], and the same of the reference. Left out where no item has them;
+- with `text`: caption int32 [B, caption_length], caption_tokens int32 [B].
+
+T, S and F are the largest of all records, or of the bucket that the batch is from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,16 +57,7 @@ def token_batches(
     """Batches of the language model from tokenised datasets, B = batch_size / shard_count items, or
     that many rows of `packing.items` items.
 
-    A batch is a dict of arrays, padded with zeros on the right:
-
-    - task int32 [B]; acoustic, semantic int32 [B, N, T]; frames int32 [B]; with a dynamic frame
-      rate also segments int32 [B, T];
-    - input float32 [B, S at 16 kHz], input_samples int32 [B]; reference, reference_samples alike;
-      or where the datasets hold features, input_features bfloat16 [B, F at 50 Hz, C],
-      input_frames int32 [B], and the same of the reference. Left out where no item has them;
-    - with `text`: caption int32 [B, caption_length], caption_tokens int32 [B].
-
-    T, S and F are the largest of all records, or of the bucket that the batch is from.
+    They hold what the docstring of this module says.
 
     Args:
         datasets: what to read; where there are several, by name, as of their tasks.

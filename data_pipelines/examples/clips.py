@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.cuts import Cutter
+from data_pipelines.examples.base import RecordedSource
 from data_pipelines.examples.instructions import tidy
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import active, active_power
@@ -92,6 +93,28 @@ class CaptionedClips:
         raise UserError(
             f"no sound that differs from {others[0].caption!r} in {_CANDIDATES} draws; "
             "the task needs recordings with various captions"
+        )
+
+
+class CaptionedSource(RecordedSource):
+    """What sources of captioned sounds have in common; see `RecordedSource`.
+
+    Args:
+        entries: recordings; those without captions are not used.
+        length: number of examples; None for one a recording.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], *, rate: int, seconds: float, seed: int, length: int | None
+    ):
+        self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
+        super().__init__(
+            self._clips.cutter.entries,
+            (self._clips.cutter,),
+            rate=rate,
+            seconds=seconds,
+            seed=seed,
+            length=len(self._clips) if length is None else length,
         )
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
-    RecordedSource,
     as_json,
     at_input_rate,
     checked,
     generator,
 )
-from data_pipelines.examples.clips import CaptionedClips, Clip, at_power, overlay
+from data_pipelines.examples.clips import CaptionedSource, Clip, at_power, overlay
 from data_pipelines.examples.instructions import (
     decibels,
     instruction,
@@ -67,7 +66,7 @@ class Edit:
     change: float | None = None
 
 
-class EventEditing(RecordedSource):
+class EventEditing(CaptionedSource):
     """Examples of task edit: a scene of captioned sounds, one of which is changed.
 
     Input and target are scaled by one factor, and start together. Of the operations:
@@ -109,15 +108,7 @@ class EventEditing(RecordedSource):
                 f"operations: {min(unknown)!r} is unknown; choose from {', '.join(OPERATIONS)}"
             )
         self.config = config
-        self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        super().__init__(
-            self._clips.cutter.entries,
-            (self._clips.cutter,),
-            rate=rate,
-            seconds=seconds,
-            seed=seed,
-            length=len(self._clips) if length is None else length,
-        )
+        super().__init__(entries, rate=rate, seconds=seconds, seed=seed, length=length)
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))

@@ -9,13 +9,12 @@ import numpy as np
 from data_pipelines.examples.base import (
     INPUT_RATE,
     Example,
-    RecordedSource,
     as_json,
     at_input_rate,
     checked,
     generator,
 )
-from data_pipelines.examples.clips import CaptionedClips, Clip, at_power, overlay
+from data_pipelines.examples.clips import CaptionedSource, Clip, at_power, overlay
 from data_pipelines.examples.instructions import query
 from data_pipelines.manifests import Entry
 from data_pipelines.simulation import add_noise, limit_peak, set_peak
@@ -39,7 +38,7 @@ class Mixing:
     peak_limit: float = 0.99
 
 
-class LanguageQueriedSeparation(RecordedSource):
+class LanguageQueriedSeparation(CaptionedSource):
     """Examples of task lass: a mixture of captioned sounds, and a query for the one to keep.
 
     The target is that sound as it is in the mixture. Sounds that are shorter than the mixture lie
@@ -67,15 +66,7 @@ class LanguageQueriedSeparation(RecordedSource):
         config: Mixing = Mixing(),
     ):
         self.config = config
-        self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        super().__init__(
-            self._clips.cutter.entries,
-            (self._clips.cutter,),
-            rate=rate,
-            seconds=seconds,
-            seed=seed,
-            length=len(self._clips) if length is None else length,
-        )
+        super().__init__(entries, rate=rate, seconds=seconds, seed=seed, length=length)
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
@@ -117,7 +108,7 @@ class LanguageQueriedSeparation(RecordedSource):
         return overlay([(at_power(clip.wave, self.rate, 1.0), start)], samples)
 
 
-class TextToAudio(RecordedSource):
+class TextToAudio(CaptionedSource):
     """Examples of task tta: a description, and the sound it is of; as long as the sound is.
 
     Args:
@@ -142,15 +133,7 @@ class TextToAudio(RecordedSource):
         peak: tuple[float, float] = (0.1, 0.99),
     ):
         self.peak = peak
-        self._clips = CaptionedClips(entries, rate=rate, seconds=seconds)
-        super().__init__(
-            self._clips.cutter.entries,
-            (self._clips.cutter,),
-            rate=rate,
-            seconds=seconds,
-            seed=seed,
-            length=len(self._clips) if length is None else length,
-        )
+        super().__init__(entries, rate=rate, seconds=seconds, seed=seed, length=length)
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.seed, checked(index, self._length))
