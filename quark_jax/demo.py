@@ -113,6 +113,7 @@ def _tokenise(manifest: Path, tokeniser: Tokeniser, folder: Path) -> None:
         folder,
         codec=tokeniser.config.name,
         codec_hash=tokeniser.weights_hash,
+        examples_per_shard=256,
     )
 
 
