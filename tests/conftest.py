@@ -16,10 +16,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-# Compiling takes most of the time of these tests; so it takes a fifth less. Has to be set before
-# JAX is first used. Level 0 would take half, but gave gradients of NaN in one program (jaxlib
-# 0.10.2).
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Compiling takes most of the time of these tests: without optimisation it takes a third. Has to be
+# set before JAX is first used. With AVX2 such programs gave gradients of NaN (jaxlib 0.10.2).
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_max_isa=AVX",
+    )
+)
 
 from quark_jax.hcodec import HCodec, HCodecConfig
 from quark_jax.interop.published import config_from_published

@@ -7,7 +7,6 @@ pyroomacoustics.
 from dataclasses import dataclass
 
 import numpy as np
-import pyroomacoustics
 from scipy.signal import oaconvolve
 
 from quark_jax.errors import UserError
@@ -105,6 +104,8 @@ def absorption(size: np.ndarray, rt60: float) -> float:
 
 def make_response(room: Room, rate: int) -> np.ndarray:
     """The response of a room, float32 [rt60 * rate samples and the sound's way], peak 1."""
+    import pyroomacoustics  # takes a second, which nothing else has to wait for
+
     # Sums in another order would differ in the last bits with the number of threads.
     pyroomacoustics.constants.set("num_threads", 1)
     pyroomacoustics.constants.set("c", SPEED_OF_SOUND)

@@ -33,6 +33,7 @@ from quark_jax.training.codec_step import (
 LOSSES = LossConfig(perceptual=0.5, adversarial_kind="hinge")
 FEATURES = SSLFeatures(FeatureConfig())
 RATE = 16000
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
