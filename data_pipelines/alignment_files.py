@@ -1,7 +1,6 @@
 """Files of word alignments: CTM, read and written, and TextGrid, read."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import ModuleType
 
 from data_pipelines.manifests import AUDIO_SUFFIXES, Entry
 from quark_jax.errors import UserError, optional_import
+from quark_jax.files import replacing
 
 _SILENCES = frozenset(("", "<eps>", "<s>", "</s>", "<sil>", "sil", "sp", "SIL"))
 
@@ -129,18 +129,9 @@ def write_ctm(alignments: Mapping[str, Sequence[Word]], path: str | Path) -> Non
     Raises:
         UserError: if an id or a word is empty or has a space in it, or the file cannot be written.
     """
-    path = Path(path)
     lines = [line for name, words in alignments.items() for line in ctm_lines(name, words)]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as beside:
         beside.write_text("".join(lines), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); check its folder"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _parse_ctm(line: str) -> tuple[str, str, Word]:

@@ -10,8 +10,7 @@ import argparse
 import json
 import sys
 import textwrap
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from data_pipelines.manifests import read_manifest
 from quark_jax import audio
 from quark_jax.commands import guarded
 from quark_jax.errors import UserError
+from quark_jax.files import replacing
 
 _PARTS = ("input", "reference", "target")
 _FLOOR_DB = -80.0  # of the spectrograms, below their loudest
@@ -57,8 +57,10 @@ def write_examples(
                 audio.write(folder / files[part], wave, rate)
             record = {"task": example.task, "caption": example.caption, "files": files}
             lines.append(json.dumps(record | {"provenance": example.provenance}) + "\n")
-        _replace(folder / "examples.jsonl", lambda path: path.write_text("".join(lines), "utf-8"))
-        _replace(folder / "examples.png", lambda path: draw_examples(examples, path))
+        with replacing(folder / "examples.jsonl") as beside:
+            beside.write_text("".join(lines), encoding="utf-8")
+        with replacing(folder / "examples.png") as beside:
+            draw_examples(examples, beside)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written to ({error.strerror}); choose another folder"
@@ -129,16 +131,6 @@ def _waves(example: Example) -> dict[str, tuple[np.ndarray, int]]:
         "target": (example.target, example.rate),
     }
     return {part: (wave, rate) for part, (wave, rate) in waves.items() if wave is not None}
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` write a file beside `path`, then takes its place."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _main() -> int:

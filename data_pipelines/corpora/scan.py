@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data_pipelines.corpora.base import Corpus, LeftOut
 from data_pipelines.corpora.journal import Found, Journal, Version, open_journal
 from data_pipelines.corpora.workers import workers as worker_pool
+from data_pipelines.cuts import why_unusable
 from data_pipelines.manifests import Entry, Unreachable, in_bucket, local_copy, write_manifest
 from data_pipelines.simulation import is_silent
 from quark_jax import audio
@@ -227,8 +228,10 @@ def _look_at(entry: Entry) -> Found:
                 samples = header.samples
     except UserError as error:
         closed = not in_bucket(entry.path) and not os.access(entry.path, os.R_OK)
-        lasting = not closed and not isinstance(error, Unreachable)
-        return Found(reason=str(error).removeprefix(f"{entry.path}: "), lasting=lasting)
+        try:
+            return Found(reason=why_unusable(entry, error), lasting=not closed)
+        except Unreachable as fault:
+            return Found(reason=str(fault).removeprefix(f"{entry.path}: "), lasting=False)
     seconds = round(samples / header.rate, 4)
     return Found(seconds, header.rate, header.channels, "silent" if silent else "")
 

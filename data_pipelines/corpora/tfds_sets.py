@@ -326,6 +326,11 @@ def _texts(value: Any, labels: list[str] | None) -> list[str]:
     numbers = value.int64_list.value
     if labels is None:
         return [str(number) for number in numbers]
+    if numbers and max(numbers) >= len(labels):
+        raise UserError(
+            f"class {max(numbers)}, but names of {len(labels)}: the dataset's label file does not "
+            "fit; prepare it again"
+        )
     return [labels[number] for number in numbers if number != _NO_LABEL]
 
 
