@@ -114,8 +114,10 @@ class Job:
             "seed": len(self.splits) * self.seed + number,
             "split": split,
         }
-        if self.alignments:
-            options["alignments"] = read_alignments(self.alignments, of_split)
+        if self.alignments and self.task in ("edit", "edit-speech"):
+            words = read_alignments(self.alignments, entries)
+            own = {entry.id for entry in of_split}  # which may have none
+            options["alignments"] = {name: found for name, found in words.items() if name in own}
         once = make_source(self.task, entries, **options)
         if self.rounds == 1:
             return once

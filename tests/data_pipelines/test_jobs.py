@@ -84,6 +84,17 @@ def test_a_job_makes_what_its_names_say(job, codec, tmp_path):
             assert np.array_equal(record[name], expected.astype(ml_dtypes.bfloat16))
 
 
+def test_a_split_may_have_no_alignments(job, tmp_path):
+    """Those of a corpus may be of a language that is not held out."""
+    train = next(entry for entry in read_manifest(samples_manifest()) if entry.split == "train")
+    words = tmp_path / "words.ctm"
+    words.write_text(f"{train.id} 1 0.1 0.2 word\n")
+    given = replace(job, features=None, rounds=1, alignments=str(words))
+    assert len(given.load()[0]["heldout"]) == 10
+    with pytest.raises(UserError, match="needs word alignments"):
+        replace(given, task="edit-speech").load()
+
+
 def test_a_job_of_several_manifests(job, tmp_path):
     entries = [entry for entry in read_manifest(samples_manifest()) if entry.split == "heldout"]
     parts = tuple(str(tmp_path / f"{n}.jsonl") for n in range(2))
