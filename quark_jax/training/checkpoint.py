@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -54,7 +55,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.StandardSave(_not_empty(state)),
                 data=ocp.args.JsonSave(_position(data)),
                 config=ocp.args.JsonSave(dict(config)),
             ),
@@ -82,17 +83,28 @@ class Checkpoints:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(_not_empty(abstract)), data=ocp.args.JsonRestore()
             ),
         )
         position = restored.data["position"]
         data.set_state(position if isinstance(position, dict) else position.encode())
-        return restored.state
+        return jax.tree.map(_or_empty, abstract, restored.state)
 
     def close(self) -> None:
         """Wait for the last save."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _not_empty(state: Any) -> Any:
+    """`state` with None for arrays without elements, which Orbax does not save."""
+    return jax.tree.map(lambda array: array if array.size else None, state)
+
+
+def _or_empty(wanted: jax.ShapeDtypeStruct, array: jax.Array | None) -> jax.Array:
+    if array is None:
+        return jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+    return array
 
 
 def _position(data: Any) -> dict[str, Any]:

@@ -146,7 +146,8 @@ def _evaluation(
             "heldout/stoi": mean(stoi(a, b, rate) for a, b in pairs),
         }
         if lengths is not None:
-            metrics["heldout/frame_rate"] = np.sum(lengths > 0) / (waves.size / rate)
+            frames = np.count_nonzero(np.asarray(lengths))
+            metrics["heldout/frame_rate"] = frames / (waves.size / rate)
         return metrics
 
     return evaluate
