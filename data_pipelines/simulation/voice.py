@@ -69,7 +69,7 @@ def change_voice(wave: np.ndarray, rate: int, voice: Voice) -> np.ndarray:
 
     Pitch and formants are changed by Praat's "Change gender" (pitch-synchronous overlap-add, and
     resampling for the formants), the timbre by an equaliser. Speech without a voiced frame keeps
-    its pitch.
+    its pitch; its range grows to two octaves below the median at most.
 
     Raises:
         MissingPackage: without parselmouth, of the extra `voice`.
@@ -83,12 +83,19 @@ def change_voice(wave: np.ndarray, rate: int, voice: Voice) -> np.ndarray:
     frequencies = pitch.selected_array["frequency"]
     voiced = frequencies[frequencies > 0]
     median = float(np.median(voiced)) * voice.pitch_ratio if len(voiced) else 0.0  # 0: unchanged
-    change = (voice.formant_ratio, median, voice.range_ratio, 1.0)
+    change = (voice.formant_ratio, median, _range(voiced, voice.range_ratio), 1.0)
     with _praat:
         parselmouth.praat.run(f"random_initializeWithSeedUnsafelyButPredictably ({voice.seed})")
         changed = parselmouth.praat.call([sound, pitch], "Change gender", *change).values[0]
     changed = np.pad(changed[: len(wave)], (0, max(0, len(wave) - len(changed))))
     return equalise(changed, rate, voice.bands)
+
+
+def _range(pitches: np.ndarray, ratio: float) -> float:
+    """`ratio`, or as much of it as leaves all of `pitches` within two octaves below their median:
+    Praat does not come to an end with pitches below zero."""
+    below = 1 - pitches.min() / np.median(pitches) if len(pitches) else 0.0
+    return ratio if below * ratio <= 0.75 else float(0.75 / below)
 
 
 def equalise(wave: np.ndarray, rate: int, bands: tuple[tuple[float, float], ...]) -> np.ndarray:

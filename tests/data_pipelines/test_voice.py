@@ -40,6 +40,16 @@ def test_the_pitch_moves_by_its_ratio(speech, ratio):
     assert pitch(changed) / pitch(speech) == pytest.approx(ratio, rel=0.04)
 
 
+@pytest.mark.timeout(60)
+def test_a_pitch_far_below_the_median_stays_above_zero():
+    """By the ratio alone the lower one would be -20 Hz, with which Praat has no end."""
+    time = np.arange(2 * RATE) / RATE
+    wave = 0.2 * np.sign(np.sin(2 * np.pi * np.where(time < 0.5, 80, 280) * time))
+    changed = simulation.change_voice(wave, RATE, Voice(range_ratio=1.5))
+    assert pitch(changed[: RATE // 2]) == pytest.approx(280 / 4, rel=0.05)
+    assert pitch(changed[RATE // 2 :]) == pytest.approx(280, rel=0.05)
+
+
 def test_the_formants_move_and_the_pitch_stays(speech):
     """The long-term spectrum, stretched by the ratio, fits that of the changed voice best."""
     changed = simulation.change_voice(speech, RATE, Voice(formant_ratio=1.25))
