@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 
 from quark_jax import audio
+from quark_jax.conditioning import Conditioner
 from quark_jax.config import from_dict, to_dict
-from quark_jax.encoders import FeatureConfig, SSLFeatures
+from quark_jax.encoders import SSLFeatures
 from quark_jax.errors import UserError
 from quark_jax.files import read_json, replacing
 from quark_jax.hcodec import Codes, Tokeniser
@@ -34,8 +35,8 @@ class _Saved:
     """What lm/config.json of a model folder holds."""
 
     lm: LMConfig
-    features: FeatureConfig
     seconds: float  # of the sequences it was trained on
+    tasks: tuple[str, ...]
     codec: str  # hash of the codec's weights
 
     def __post_init__(self):
@@ -44,17 +45,23 @@ class _Saved:
 
 
 class QuarkAudio:
-    """The language model, the encoder of its audio sections, and the codec.
+    """The language model, the encoders of what conditions it, and the codec.
 
-    Opens from one folder with `QuarkAudio.load`: codec/ and lm/, each with config.json and
-    model.safetensors. `seconds` is the length of the sequences it was trained on, and of the
-    windows that longer input is cut into.
+    Opens from one folder with `QuarkAudio.load`: codec/, lm/ and encoders/. `seconds` is the length
+    of the sequences it was trained on, and of the windows that longer input is cut into.
     """
 
     def __init__(
-        self, lm: LanguageModel, features: SSLFeatures, tokeniser: Tokeniser, *, seconds: float
+        self,
+        lm: LanguageModel,
+        conditioner: Conditioner,
+        tokeniser: Tokeniser,
+        *,
+        seconds: float,
+        tasks: tuple[str, ...],
     ):
-        self.lm, self.features, self.tokeniser, self.seconds = lm, features, tokeniser, seconds
+        self.lm, self.conditioner, self.tokeniser = lm, conditioner, tokeniser
+        self.seconds, self.tasks = seconds, tasks
 
     @classmethod
     def load(cls, folder: str | PathLike) -> "QuarkAudio":
@@ -72,7 +79,8 @@ class QuarkAudio:
             )
         weights_path = folder / "lm" / "model.safetensors"
         lm = load_lm(read_state(weights_path), saved.lm, source=str(weights_path))
-        return cls(lm, SSLFeatures(saved.features), tokeniser, seconds=saved.seconds)
+        conditioner = Conditioner.load(folder / "encoders")
+        return cls(lm, conditioner, tokeniser, seconds=saved.seconds, tasks=saved.tasks)
 
     def save(self, folder: str | PathLike) -> None:
         """Write codec/ and lm/ into `folder`."""
@@ -80,9 +88,8 @@ class QuarkAudio:
         self.tokeniser.save(folder / "codec")
         (folder / "lm").mkdir(parents=True, exist_ok=True)
         write_state(folder / "lm" / "model.safetensors", lm_to_torch(self.lm))
-        saved = _Saved(
-            self.lm.config, self.features.config, self.seconds, self.tokeniser.weights_hash
-        )
+        self.conditioner.copy_to(folder / "encoders")
+        saved = _Saved(self.lm.config, self.seconds, self.tasks, self.tokeniser.weights_hash)
         with replacing(folder / "lm" / "config.json") as beside:
             beside.write_text(json.dumps(to_dict(saved), indent=1))
 
@@ -135,7 +142,7 @@ class QuarkAudio:
         samples = round(windows.shape[1] / _RATE * config.sample_rate)
         frames = -(-samples // config.hop)  # as the targets in training: the last one filled up
         batch = len(windows)
-        encoded = _features(self.features, windows)
+        encoded = _features(self.conditioner.audio, windows)
         conditions = Conditions(
             task=jnp.full((batch,), TASK_IDS[task]),
             input=Section(encoded, jnp.full((batch,), encoded.shape[1])),
