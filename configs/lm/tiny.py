@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
-            conditioner=ConditionerConfig(FeatureConfig("hugging_face"), TextConfig(max_tokens=32)),
+            conditioner=ConditionerConfig(FeatureConfig("hugging_face"), TextConfig(max_tokens=48)),
             data=replace(
                 config.data,
                 weights={"sr": 2.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 2.0},
