@@ -1,6 +1,6 @@
 """Held-out evaluation of a language model in training: loss and accuracy, and audio to hear."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
 import jax
@@ -24,12 +24,11 @@ _INPUT_RATE = 16_000  # Hz
 def heldout_evaluation(
     learning: LMLearning,
     frozen: Frozen,
-    batches: Iterable[Mapping[str, jax.Array]],
+    batches: Sequence[Mapping[str, jax.Array]],
     unigram: Mapping[str, Unigram],
 ) -> Callable[[LMState], dict[str, float]]:
     """What gives `measures` of `batches`, over everything and of each task, beside the unigram
     baselines of the tasks that the batches hold."""
-    batches = list(batches)
 
     @jax.jit
     def score(state: LMState, batch: Mapping[str, jax.Array], frozen: Frozen):
@@ -61,7 +60,7 @@ def heldout_evaluation(
 def audio_evaluation(
     learning: LMLearning,
     frozen: Frozen,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Sequence[Mapping[str, np.ndarray]],
     tokeniser: Tokeniser,
     seed: int,
 ) -> Callable[[LMState], dict[str, Value]]:
