@@ -7,35 +7,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import Conditions, Section, drop_sections
-from quark_jax.lm.model import LanguageModel
 from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate
 from quark_jax.lm.tasks import TASK_IDS
 
-CONFIG = LMConfig.preset(
-    "tiny",
-    layers=2,
-    width=32,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    codebooks=3,
-    acoustic_size=20,
-    semantic_size=10,
-    audio_channels=6,
-)
 FRAMES = np.array([4, 6, 3])
 KEYS = jax.vmap(jax.random.key)(jnp.array([5, 6, 7]))
 
 
-@functools.cache
-def make(**changes):
+@pytest.fixture(scope="module")
+def make(make):
     """Random weights, with heads strong enough that what is most probable is so by far."""
-    model = LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
-    model.head.kernel.set_value(3 * model.head.kernel[...])
-    model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
-    return model
+
+    @functools.cache
+    def strong(**changes):
+        model = nnx.clone(make(text_channels=0, **changes))
+        model.head.kernel.set_value(3 * model.head.kernel[...])
+        model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
+        return model
+
+    return strong
 
 
 def conditions(tasks=("sr", "tse", "sr"), padding=0):
@@ -95,7 +86,7 @@ def assert_same(codes, i, expected):
 @pytest.mark.parametrize(
     "changes", [{}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
 )
-def test_greedy_equals_the_uncached_reference(changes):
+def test_greedy_equals_the_uncached_reference(make, changes):
     model = make(**changes)
     codes = generate(model, conditions(), FRAMES, KEYS, GREEDY)
     assert codes.acoustic.shape == (3, 3, 6)
@@ -105,7 +96,7 @@ def test_greedy_equals_the_uncached_reference(changes):
     assert len(np.unique(codes.acoustic)) > 4  # it does not say one thing only
 
 
-def test_guidance_equals_the_uncached_reference():
+def test_guidance_equals_the_uncached_reference(make):
     model = make()
     sampling = dataclasses.replace(GREEDY, guidance=3.0, guided=("input",))
     codes = generate(model, conditions(), FRAMES, KEYS, sampling)
@@ -116,7 +107,7 @@ def test_guidance_equals_the_uncached_reference():
     assert np.any(plain.acoustic != codes.acoustic)
 
 
-def test_codes_do_not_depend_on_the_batch():
+def test_codes_do_not_depend_on_the_batch(make):
     model, sampling = make(), Sampling(0.8, top_k=15, top_p=0.9)
     tasks = ("sr", "edit", "tse")
     together = generate(model, conditions(tasks), FRAMES, KEYS, sampling)
@@ -131,7 +122,7 @@ def test_codes_do_not_depend_on_the_batch():
     np.testing.assert_array_equal(again.acoustic, together.acoustic[order])
 
 
-def test_another_key_gives_other_codes_and_the_same_key_the_same():
+def test_another_key_gives_other_codes_and_the_same_key_the_same(make):
     model, keys = make(), jax.random.split(KEYS[0], 3)
     first, again = (generate(model, conditions(), FRAMES, KEYS, max_frames=20) for _ in range(2))
     other = generate(model, conditions(), FRAMES, keys, max_frames=20)
@@ -140,7 +131,7 @@ def test_another_key_gives_other_codes_and_the_same_key_the_same():
     assert np.mean(first.semantic != other.semantic, where=inside) > 0.2
 
 
-def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
+def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early(make):
     model = make()
     frames = np.array([20, 20, 0])
     runs = [
@@ -156,7 +147,7 @@ def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
     assert len(ends) > 2 and min(ends) < 20
 
 
-def test_open_end_equals_the_uncached_reference():
+def test_open_end_equals_the_uncached_reference(make):
     model = make()
     ends = set()
     for seed in range(4):
@@ -170,7 +161,7 @@ def test_open_end_equals_the_uncached_reference():
 
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel"])
-def test_dynamic_segments_agree_and_add_up_to_the_frames(pattern):
+def test_dynamic_segments_agree_and_add_up_to_the_frames(make, pattern):
     model = make(pattern=pattern, max_segment=4, layers=1)
     frames = np.array([13, 1, 9])
     codes = generate(model, conditions(), frames, KEYS)
@@ -223,7 +214,7 @@ def test_heads_are_drawn_independently():
     assert ((joint - 250) ** 2 / 250).sum() < 40  # 15 degrees of freedom
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused(make):
     model = make()
     with pytest.raises(ValueError, match=r"must be in \[0, 5\]"):
         generate(model, conditions(), FRAMES, KEYS, max_frames=5)
