@@ -140,9 +140,7 @@ def test_opens_again_where_it_is_moved_to(folders, text, tmp_path):
     assert str(folders[text]) not in (tmp_path / "moved" / "config.json").read_text()
     second = Conditioner.load(tmp_path / "moved")
     given = batch(first)
-    for a, b in zip(
-        jax.tree.leaves(first(given)), jax.tree.leaves(second(given)), strict=True
-    ):
+    for a, b in zip(jax.tree.leaves(first(given)), jax.tree.leaves(second(given)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert second.tokens("a dog") == first.tokens("a dog")
     assert features_hash(second.config.audio) == features_hash(first.config.audio)

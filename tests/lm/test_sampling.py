@@ -1,5 +1,10 @@
 import dataclasses
 import functools
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ from flax import nnx
 from quark_jax.lm.layout import Conditions, Section, drop_sections
 from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate
 from quark_jax.lm.tasks import TASK_IDS
+from quark_jax.training.sharding import MeshConfig
 
 FRAMES = np.array([4, 6, 3])
 KEYS = jax.vmap(jax.random.key)(jnp.array([5, 6, 7]))
@@ -21,7 +27,7 @@ def make(make):
 
     @functools.cache
     def strong(**changes):
-        model = nnx.clone(make(text_channels=0, **changes))
+        model = nnx.clone(make(**{"text_channels": 0} | changes))
         model.head.kernel.set_value(3 * model.head.kernel[...])
         model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
         return model
@@ -29,14 +35,17 @@ def make(make):
     return strong
 
 
-def conditions(tasks=("sr", "tse", "sr"), padding=0):
+def conditions(tasks=("sr", "tse", "sr"), padding=0, text_channels=0):
     rng = np.random.default_rng(0)
-    sections = []
-    for lengths in ([0, 4, 0], [7, 3, 5]):
-        features = rng.normal(size=(3, 7, 6)).astype(np.float32)
+
+    def section(lengths, channels):
+        features = rng.normal(size=(3, 7, channels)).astype(np.float32)
         features = jnp.pad(features, ((0, 0), (0, padding), (0, 0)), constant_values=np.nan)
-        sections.append(Section(features, jnp.array(lengths)))
-    return Conditions(jnp.array([TASK_IDS[t] for t in tasks]), None, *sections)
+        return Section(features, jnp.array(lengths))
+
+    reference, source = section([0, 4, 0], 6), section([7, 3, 5], 6)
+    caption = section([0, 2, 7], text_channels) if text_channels else None
+    return Conditions(jnp.array([TASK_IDS[t] for t in tasks]), caption, reference, source)
 
 
 def item(tree, i):
@@ -84,14 +93,15 @@ def assert_same(codes, i, expected):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
+    "changes", [{"text_channels": 5}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
 )
 def test_greedy_equals_the_uncached_reference(make, changes):
     model = make(**changes)
-    codes = generate(model, conditions(), FRAMES, KEYS, GREEDY)
+    given = conditions(text_channels=model.config.text_channels)
+    codes = generate(model, given, FRAMES, KEYS, GREEDY)
     assert codes.acoustic.shape == (3, 3, 6)
     for i in range(3):
-        expected = uncached_greedy(model, item(conditions(), i), FRAMES[i])
+        expected = uncached_greedy(model, item(given, i), FRAMES[i])
         assert_same(codes, i, expected)
     assert len(np.unique(codes.acoustic)) > 4  # it does not say one thing only
 
@@ -120,6 +130,18 @@ def test_codes_do_not_depend_on_the_batch(make):
     shuffled, frames, keys = jax.tree.map(lambda a: a[order], (conditions(tasks), FRAMES, KEYS))
     again = generate(model, shuffled, frames, keys, sampling)
     np.testing.assert_array_equal(again.acoustic, together.acoustic[order])
+
+
+def test_codes_do_not_depend_on_the_devices(tmp_path):
+    path = Path(__file__).with_name("eight.py")
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, path, tmp_path / "eight.npz"]
+    subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True)
+    split = np.load(tmp_path / "eight.npz")
+    alone = runpy.run_path(str(path))["codes"](MeshConfig())
+    for name in ("acoustic", "semantic", "frames"):
+        np.testing.assert_array_equal(split[name], getattr(alone, name))
+    assert len(np.unique(split["acoustic"])) > 10
 
 
 def test_another_key_gives_other_codes_and_the_same_key_the_same(make):
@@ -220,6 +242,12 @@ def test_bad_arguments_are_refused(make):
         generate(model, conditions(), FRAMES, KEYS, max_frames=5)
     with pytest.raises(ValueError, match="3 typed keys"):
         generate(model, conditions(), FRAMES, KEYS[:2])
-    for bad in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"guided": ("x",)}):
+    for bad in (
+        {"temperature": -1},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"guidance": -1.0},
+        {"guided": ("x",)},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Sampling(**bad)
