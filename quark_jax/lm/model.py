@@ -153,14 +153,16 @@ class LMLoss:
     Attributes:
       loss: label-smoothed cross-entropy, mean over the scored targets of the whole batch.
       nats: cross-entropy without smoothing, summed over targets [batch, heads].
-      correct: targets to which the model gives the highest probability [batch, heads].
       count: scored targets [batch, heads].
+      correct: codes to which the model gives the highest probability [batch, heads].
+      codes: scored targets that are codes, not END [batch, heads].
     """
 
     loss: jax.Array
     nats: jax.Array
-    correct: jax.Array
     count: jax.Array
+    correct: jax.Array
+    codes: jax.Array
 
     @property
     def cross_entropy(self) -> jax.Array:
@@ -169,8 +171,8 @@ class LMLoss:
 
     @property
     def accuracy(self) -> jax.Array:
-        """Share of correct targets of each head [heads]."""
-        return self.correct.sum(0) / jnp.maximum(self.count.sum(0), 1)
+        """Share of codes that are correct of each head [heads]."""
+        return self.correct.sum(0) / jnp.maximum(self.codes.sum(0), 1)
 
 
 class LanguageModel(nnx.Module):
@@ -297,9 +299,11 @@ class LanguageModel(nnx.Module):
         smoothing = self.config.label_smoothing
         smoothed = (1 - smoothing) * nats + smoothing * uniform
         count = scored.sum()
+        codes = scored & (wanted < self.pattern.vocabulary.pad)
         return LMLoss(
             loss=jnp.where(scored, smoothed, 0).sum() / jnp.maximum(count, 1),
             nats=jnp.where(scored, nats, 0).sum(1),
-            correct=((logits.argmax(-1) == wanted) & scored).sum(1),
             count=scored.sum(1),
+            correct=((logits.argmax(-1) == wanted) & codes).sum(1),
+            codes=codes.sum(1),
         )

@@ -141,8 +141,10 @@ def test_loss_by_hand(make):
     np.testing.assert_allclose(got.loss, expected, rtol=1e-5)
     by_head = [nats[..., h][scored[..., h]].mean() for h in range(3)]
     np.testing.assert_allclose(got.cross_entropy, by_head, rtol=1e-5)
-    hits = [(p.argmax(-1) == tokens)[..., h][scored[..., h]].mean() for h in range(3)]
+    codes = scored & (tokens != model.pattern.vocabulary.end)
+    hits = [(p.argmax(-1) == tokens)[..., h][codes[..., h]].mean() for h in range(3)]
     np.testing.assert_allclose(got.accuracy, hits, rtol=1e-6)
+    np.testing.assert_array_equal(got.codes.sum(1), 2 * 3 * FRAMES)
     np.testing.assert_array_equal(got.count.sum(1), 2 * 3 * FRAMES + 3 + np.array([0, 1, 1]))
 
 
