@@ -13,7 +13,7 @@ from quark_jax.evaluation import mel_distance, stoi
 from quark_jax.evaluation.pictures import picture
 from quark_jax.hcodec import Codes, Tokeniser
 from quark_jax.lm import TASKS, LMConfig, Targets, generate, task
-from quark_jax.pipeline import RESTORATION
+from quark_jax.pipeline import SAMPLING
 from quark_jax.training.lm_data import Unigram, read_targets
 from quark_jax.training.lm_step import Frozen, LMLearning, LMState, measures
 from quark_jax.training.metrics import Clip, Picture, Value
@@ -87,7 +87,7 @@ def audio_evaluation(
                 conditions,
                 jnp.asarray(np.where(aligned, frames, longest)),
                 jax.random.split(jax.random.key(seed), size),
-                RESTORATION,
+                SAMPLING,
                 max_frames=longest,
             ),
             learning.lm,
