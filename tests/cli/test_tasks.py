@@ -98,6 +98,7 @@ BAD = {
     ("convert", "--reference", "."): ".: is a folder",
     ("query", "--text", " "): "in.wav: text: empty",
     ("query", "--text", "@none.txt"): "none.txt: cannot be read",
+    ("query", "--text", "@."): ".: cannot be read (Is a directory)",
     ("query", "--text", "@in.wav"): "in.wav: cannot be read (not text",
     ("edit", "--instruction", "add " * 7): "at most 6 fit",
     ("edit", "--instruction", "@words.txt"): "at most 6 fit",
