@@ -23,7 +23,7 @@ from quark_jax.interop.files import read_state, write_state
 from quark_jax.interop.lm import lm_to_torch, load_lm
 from quark_jax.lm import TASK_IDS, Conditions, LanguageModel, LMConfig, Sampling, task
 from quark_jax.lm import generate as generate_codes
-from quark_jax.windows import Job, Window, at_full_rate, batches, cut, fit, loudest, stack
+from quark_jax.windows import Job, Window, batches, cut, decode, fit, loudest, stack
 
 Progress = Callable[[Iterable], Iterable]
 Done = tuple[Job, tuple[np.ndarray, ...]]
@@ -39,11 +39,13 @@ class Options(TypedDict, total=False):
     Attributes:
       seed: 0 to 2**32 - 1. The result depends on it, the input and `sampling` alone.
       sampling: how tokens are drawn; `SAMPLING` by default.
+      batch: windows computed at once, at most; 8 by default.
       progress: wraps the iteration over batches of windows (tqdm does).
     """
 
     seed: int
     sampling: Sampling
+    batch: int
     progress: Progress
 
 
@@ -342,10 +344,7 @@ class QuarkAudio:
             sampling,
             max_frames=self._frames(),
         )
-        config = self.tokeniser.config
-        codes, frames = at_full_rate(targets, config.quantiser.codebook_size, self._frames())
-        waves = self.tokeniser.decode_batch(codes, frames)[: len(windows)]
-        return [wave[: n * config.hop] for wave, n in zip(waves, frames, strict=False)]
+        return decode(self.tokeniser, targets, self._frames())[: len(windows)]
 
     def _joined(self, job: Job, waves: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """The result of each pass of `job`, of all its windows."""

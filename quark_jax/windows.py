@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from quark_jax.hcodec import Codes
+from quark_jax.hcodec import Codes, Tokeniser
 from quark_jax.lm import TASK_IDS, Targets, task
 
 T = TypeVar("T")
@@ -129,6 +129,15 @@ def _padded(rows: Sequence[Any], length: int, dtype: Any) -> tuple[np.ndarray, n
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded, np.array([len(row) for row in rows], np.int32)
+
+
+def decode(tokeniser: Tokeniser, targets: Targets, longest: int) -> list[np.ndarray]:
+    """The wave [samples] at the codec's rate of each generated item, of at most `longest` frames.
+    One program decodes whatever has the same `longest`."""
+    config = tokeniser.config
+    codes, frames = at_full_rate(targets, config.quantiser.codebook_size, longest)
+    waves = tokeniser.decode_batch(codes, frames)
+    return [wave[: count * config.hop] for wave, count in zip(waves, frames, strict=True)]
 
 
 def at_full_rate(targets: Targets, size: int, longest: int) -> tuple[Codes, np.ndarray]:

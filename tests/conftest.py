@@ -258,6 +258,7 @@ def every_task(small, small_run, once) -> Path:
         quantiser = small.CODEC.quantiser
         config = replace(
             small.LM,
+            layers=1,
             codebooks=quantiser.codebooks,
             acoustic_size=quantiser.codebook_size,
             semantic_size=quantiser.codebook_size,

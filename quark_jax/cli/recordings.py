@@ -56,7 +56,7 @@ def one(
     targets = _numbered(target, results)
     for path in targets:
         check_target(path, audio.FORMATS)
-    return Recording(source or target, source, targets, reference, _text(text, Path()))
+    return Recording(source or target, source, targets, reference, _text(text))
 
 
 def many(
@@ -132,12 +132,12 @@ def _beside(folder: Path, name: Path) -> Path:
     return next((path for path in there if path.exists()), folder / name)
 
 
-def _text(text: str, name: Path) -> str:
+def _text(text: str, name: Path | None = None) -> str:
     """`text`, or what the file holds that it names after @; of a folder, that of `name`."""
     if not text.startswith("@"):
         return text
     path = Path(text[1:])
-    if path.is_dir():
+    if name is not None and path.is_dir():
         path = path / name.with_suffix(".txt")
     try:
         return path.read_text().strip()

@@ -151,7 +151,7 @@ def _prefill(model, blocks, prefix: Section, rows: int) -> tuple[jax.Array, list
     positions = jnp.arange(x.shape[1])
     for block in blocks:
         x, cache = block.prefill(x, positions)
-        caches.append(tuple(jnp.pad(a, ((0, 0), (0, rows), (0, 0), (0, 0))) for a in cache))
+        caches.append(tuple(jnp.pad(a, ((0, 0), (0, 0), (0, rows), (0, 0))) for a in cache))
     last = jnp.take_along_axis(x, prefix.lengths[:, None, None] - 1, axis=1)
     return model.backbone.norm(last)[:, 0], caches
 
@@ -185,7 +185,7 @@ def _feed(
     """Hidden state [items, width] and caches after `tokens` [batch, heads] at the state's step."""
     items, start = prefix.features.shape[:2]
     x = jnp.tile(model.embed_steps(tokens), (items // tokens.shape[0], 1))[:, None]
-    slots = jnp.arange(state.caches[0][0].shape[1])
+    slots = jnp.arange(state.caches[0][0].shape[2])
     steps = (slots >= start) & (slots <= start + state.step)
     mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]
     positions = (prefix.lengths + state.step)[:, None]

@@ -55,7 +55,7 @@ def in_python(model: QuarkAudio, command: str, seed: int) -> tuple[np.ndarray, .
         given += audio.read("other.wav")
     elif command in EXTRA:
         given.append(EXTRA[command][1])
-    made = getattr(model, command.replace("-", "_"))(*given, seed=seed)
+    made = getattr(model, command.replace("-", "_"))(*given, seed=seed, batch=1)
     return made if isinstance(made, tuple) else (made,)
 
 
@@ -72,7 +72,7 @@ def test_there_is_a_command_for_every_task():
 
 @pytest.mark.parametrize("command", NAMES)
 def test_a_command_does_what_the_function_does(quark, given, folder, loaded, command):
-    said = quark(*given(command, "out.wav", "--seed", 3))
+    said = quark(*given(command, "out.wav", "--seed", 3, "--batch", 1))
     assert said.code == 0, said
     targets = ["out_1.wav", "out_2.wav"] if command == "separate" else ["out.wav"]
     assert sorted(path.name for path in folder.glob("out*")) == targets
@@ -98,6 +98,7 @@ BAD = {
     ("convert", "--reference", "."): ".: is a folder",
     ("query", "--text", " "): "in.wav: text: empty",
     ("query", "--text", "@none.txt"): "none.txt: cannot be read",
+    ("query", "--text", "@."): ".: cannot be read (Is a directory)",
     ("query", "--text", "@in.wav"): "in.wav: cannot be read (not text",
     ("edit", "--instruction", "add " * 7): "at most 6 fit",
     ("edit", "--instruction", "@words.txt"): "at most 6 fit",
@@ -154,10 +155,9 @@ def test_a_folder_is_what_its_files_are(quark, every_task, folder, recordings):
     assert said.code == 0 and "out: 3 made" in said.out
     assert names(folder / "out") == ["a.wav", "c.wav", "more/b.flac", "quark.json"]
     for name in ("c.wav", "more/b.flac"):
-        assert quark("restore", f"in/{name}", "alone.wav", *with_model).code == 0
-        np.testing.assert_array_equal(
-            audio.read("alone.wav")[0], audio.read(folder / "out" / name)[0]
-        )
+        alone = folder / Path(name).name
+        assert quark("restore", f"in/{name}", alone, *with_model).code == 0
+        assert alone.read_bytes() == (folder / "out" / name).read_bytes()
 
 
 def test_a_folder_goes_on_where_it_was_interrupted(
@@ -206,10 +206,9 @@ def test_each_recording_has_its_own_reference_or_text(
         said = quark(command, "in", command, *options, *with_model)
         assert said.code == 0, said
         option = [options[0], "far/more/b.wav" if command == "cancel-echo" else "keep the rain"]
-        assert quark(command, "in/more/b.flac", "alone.wav", *option, *with_model).code == 0
-        np.testing.assert_array_equal(
-            audio.read("alone.wav")[0], audio.read(folder / command / "more" / "b.flac")[0]
-        )
+        assert quark(command, "in/more/b.flac", "b.flac", *option, *with_model).code == 0
+        made = folder / command / "more" / "b.flac"
+        assert made.read_bytes() == (folder / "b.flac").read_bytes()
     said = quark("generate", "made", "--text", "@say", *with_model)
     assert said.code == 0, said
     assert names(folder / "made") == ["a.wav", "more/b.wav", "quark.json"]
