@@ -19,6 +19,7 @@ from quark_jax.lm import TASK_IDS, LMConfig, Packing, Targets
 Batch = Mapping[str, jax.Array]
 Datasets = Mapping[str, TokenisedDataset]
 _SAMPLE = 2048  # records of a dataset that are counted, at most
+_LONGEST = 16  # captions of a split whose tokens are counted
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,30 @@ def open_datasets(data: LMData, codec_hash: str) -> Datasets:
 
 def check_conditioning(datasets: Datasets, conditioner: Conditioner) -> None:
     """Raises UserError where a dataset holds features of another encoder than the conditioner's, or
-    captions that it has no encoder for."""
+    captions that it has no encoder for, or that are too long."""
+    own = features_hash(conditioner.config.audio)
     for name, dataset in datasets.items():
         about = dataset.metadata["conditioning"]
-        own = conditioner.config.audio
-        if about["kind"] == "features" and about["encoder_hash"] != features_hash(own):
+        if about["kind"] == "features" and about["encoder_hash"] != own:
             raise UserError(
                 f"{name}: holds features of {about['encoder']} ({about['encoder_hash']}), but "
-                f"conditioner.audio is another encoder, or has other settings "
-                f"({features_hash(own)}); set those that the dataset was made with"
+                f"conditioner.audio is another encoder, or has other settings ({own}); set those "
+                "that the dataset was made with"
             )
         if dataset.metadata["caption_bytes"] and conditioner.text is None:
             raise UserError(
                 f"{name}: has captions; give the folder of a text encoder as conditioner.text"
             )
+        if dataset.metadata["caption_bytes"]:
+            _check_captions(dataset, conditioner)
+
+
+def _check_captions(dataset: TokenisedDataset, conditioner: Conditioner) -> None:
+    """That the longest captions fit is seen here, not in the midst of a run."""
+    for split in ("train", "heldout"):
+        records, lengths = dataset.records(split), dataset.lengths(split)[:, 3]
+        for index in np.argsort(lengths)[-_LONGEST:]:
+            conditioner.tokens(records[int(index)]["caption"].decode())
 
 
 def training_batches(

@@ -205,6 +205,13 @@ def test_what_does_not_fit_is_named(config, tmp_path, change, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_caption_that_is_too_long_stops_no_run_in_its_midst(config, tmp_path):
+    text = replace(config.conditioner.text, max_tokens=2)
+    config = replace(config, conditioner=replace(config.conditioner, text=text))
+    with pytest.raises(UserError, match=r"caption of 3 tokens \('remove a dog'.*at most 2 fit"):
+        train(config, tmp_path / "run")
+
+
 def test_weights_name_folders(config, tmp_path):
     other = replace(config.data, weights={"tse": 1.0, "vc": 1.0})
     with pytest.raises(UserError, match=f"{Path(other.dataset) / 'vc'}: holds no tokenised"):
