@@ -103,9 +103,10 @@ def test_every_section_is_what_its_encoder_says_of_the_item_alone(conditioner):
     np.testing.assert_array_equal(made.caption.lengths, [4, 0, 4])
     for name in ("input", "reference", "caption"):
         assert np.isfinite(getattr(made, name).features).all()
-    alone = conditioner.audio(given["reference"][2:, :960])
+    apply = jax.jit(lambda encoder, x: encoder(x))
+    alone = apply(conditioner.audio, given["reference"][2:, :960])
     np.testing.assert_allclose(made.reference.features[2, :3], alone[0], atol=1e-5)
-    alone = conditioner.text(np.array([[3, 4, 5, 2]]))
+    alone = apply(conditioner.text, np.array([[3, 4, 5, 2]]))
     np.testing.assert_allclose(made.caption.features[0, :4], alone[0], atol=1e-5)
     assert (conditioner.audio_channels, conditioner.text_channels) == (16, 16)
 
@@ -124,11 +125,16 @@ def test_features_take_the_place_of_waves_and_what_is_not_there_is_none(conditio
     np.testing.assert_array_equal(again.input.lengths, made.input.lengths)
 
 
-def test_no_gradient_reaches_the_encoders(conditioner):
-    given = batch(conditioner)
-    waves = given["input"]
-    gradient = jax.grad(lambda w: conditioner(given | {"input": w}).input.features.sum())(waves)
-    assert not gradient.any()
+def test_no_gradient_reaches_the_encoders():
+    conditioner = Conditioner(ConditionerConfig())
+    given = {"task": np.zeros(1, int), "input_samples": np.array([1600])}
+
+    @jax.jit
+    @jax.grad
+    def gradient(wave):
+        return conditioner(given | {"input": wave}).input.features.sum()
+
+    assert not gradient(wave([1600])).any()
 
 
 @pytest.mark.parametrize("text", ["t5", "bert"])
@@ -139,8 +145,7 @@ def test_opens_again_where_it_is_moved_to(folders, text, tmp_path):
     shutil.move(tmp_path / "made", tmp_path / "moved")
     assert str(folders[text]) not in (tmp_path / "moved" / "config.json").read_text()
     second = Conditioner.load(tmp_path / "moved")
-    given = batch(first)
-    for a, b in zip(jax.tree.leaves(first(given)), jax.tree.leaves(second(given)), strict=True):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
     assert second.tokens("a dog") == first.tokens("a dog")
     assert features_hash(second.config.audio) == features_hash(first.config.audio)

@@ -11,7 +11,7 @@ from quark_jax.encoders.features import (
     compress_magnitude,
     features_hash,
 )
-from quark_jax.encoders.loading import build_encoder, copy_encoder, load_encoder
+from quark_jax.encoders.loading import build_encoder, copy_encoder, encoder_hash, load_encoder
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.encoders.text import BertConfig, BertEncoder, T5Config, T5Encoder, mean_pool
 from quark_jax.encoders.tokenise import TextTokeniser
@@ -34,6 +34,7 @@ __all__ = [
     "build_encoder",
     "compress_magnitude",
     "copy_encoder",
+    "encoder_hash",
     "features_hash",
     "load_encoder",
     "mean_pool",

@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from flax import nnx
 
-from quark_jax.encoders.loading import load_encoder
+from quark_jax.encoders.loading import encoder_hash, load_encoder
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.errors import UserError
-from quark_jax.interop import read_state
 from quark_jax.nn.masking import frame_mask, masked
 
 SAMPLES_PER_FRAME = 320
@@ -44,10 +42,7 @@ def features_hash(config: FeatureConfig) -> str:
     fields = {name: value for name, value in asdict(config).items() if name != "folder"}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     if config.folder is not None:
-        digest.update((epath.Path(config.folder) / "config.json").read_bytes())
-        for name, array in sorted(read_state(config.folder).items()):
-            digest.update(name.encode())
-            digest.update(array.tobytes())
+        digest.update(encoder_hash(config.folder).encode())
     return digest.hexdigest()[:16]
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from quark_jax.conditioning import Conditioner, ConditionerConfig
+from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.config import differences, to_dict
-from quark_jax.encoders import features_hash
+from quark_jax.encoders import encoder_hash, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 from quark_jax.interop.lm import lm_to_torch, load_lm
@@ -150,23 +150,27 @@ def _start(
     folder, lm = config.start, config.lm
     if before.tokeniser.weights_hash != tokeniser.weights_hash:
         raise UserError(f"{folder}: was trained on another codec; give data of its own codec")
-    theirs, own = (each.config.audio for each in (before.conditioner, conditioner))
-    if features_hash(theirs) != features_hash(own):
-        raise UserError(
-            f"{folder}: was trained on other features; set conditioner.audio as it was then, its "
-            f"folder, if any, to {folder}/encoders/audio"
-        )
+    theirs, own = before.conditioner.config, conditioner.config
+    for part, hash_of in (("audio", features_hash), ("text", _text_hash)):
+        was = hash_of(getattr(theirs, part))
+        if was and was != hash_of(getattr(own, part)):
+            raise UserError(
+                f"{folder}: was trained with another conditioner.{part}; set it as it was then, "
+                f"its folder, if any, to {folder}/encoders/{part}"
+            )
     were, are = to_dict(before.lm.config), to_dict(lm)
     changed = [name for name in differences(were, are) if name not in _MAY_CHANGE]
-    changed += [name for name in ("task_rows", "text_channels") if were[name] > are[name]]
-    if were["text_channels"] not in (0, are["text_channels"]):
-        changed.append("text_channels")
+    changed += ["task_rows"] if were["task_rows"] > are["task_rows"] else []
     if changed:
         raise UserError(f"lm: {', '.join(changed)} differ from the model in {folder}; set as there")
     state = lm_to_torch(before.lm)
     fresh = lm_to_torch(LanguageModel(lm, rngs=nnx.Rngs(config.run.seed)))
     state["tasks"] = np.concatenate([state["tasks"], fresh["tasks"][len(state["tasks"]) :]])
     return nnx.state(load_lm(fresh | state, lm, source=folder))
+
+
+def _text_hash(config: TextConfig) -> str:
+    return encoder_hash(config.folder) if config.folder else ""
 
 
 def _evaluation(
