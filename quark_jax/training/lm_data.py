@@ -84,7 +84,7 @@ def _check_captions(dataset: TokenisedDataset, conditioner: Conditioner) -> None
     """That the longest captions fit is seen here, not in the midst of a run."""
     for split in ("train", "heldout"):
         records, lengths = dataset.records(split), dataset.lengths(split)[:, 3]
-        for index in np.argsort(lengths)[-_LONGEST:]:
+        for index in np.argsort(lengths)[::-1][:_LONGEST]:
             conditioner.tokens(records[int(index)]["caption"].decode())
 
 

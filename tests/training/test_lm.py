@@ -172,7 +172,8 @@ def test_a_model_learns_further_tasks(folders, config, tmp_path):
     assert b"\x89PNG" in events and b"WAVEfmt" in events
 
     made = QuarkAudio.load(tmp_path / "model")
-    assert made.tasks == ("tse", "edit") and made.conditioner.text_channels == 12
+    assert made.tasks == ("sr", "tse", "edit")  # with those from before
+    assert made.conditioner.text_channels == 12
     before = lm_to_torch(QuarkAudio.load(folders / "model").lm)
     after = lm_to_torch(made.lm)
     assert set(after) - set(before) == {"text_adapter.weight", "text_adapter.bias"}
