@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from data_pipelines.alignment_files import read_alignments
-from data_pipelines.conditioning import Conditioner
 from data_pipelines.examples import Source
 from data_pipelines.examples.tasks import make_source
+from data_pipelines.features import FeatureEncoder
 from data_pipelines.manifests import Entry, read_manifest
 from data_pipelines.records import Networks
 from data_pipelines.shards import EXAMPLES_PER_SHARD
@@ -59,7 +59,7 @@ class Job:
             UserError: where something named is missing, or does not fit the task.
         """
         codec = _tokeniser(self.codec)
-        heard = _conditioner(self.features) if self.features else None
+        heard = _feature_encoder(self.features) if self.features else None
         networks = Networks(
             codec.encode_batch,
             codec.config.hop,
@@ -90,7 +90,7 @@ class Job:
             codec_hash=networks.codec_hash,
             hop=networks.hop,
             features=networks.features,
-            encoder=_conditioner(self.features).name if self.features else "",
+            encoder=_feature_encoder(self.features).name if self.features else "",
             encoder_hash=networks.encoder_hash,
             batch_size=networks.batch_size,
             examples_per_shard=examples_per_shard,
@@ -130,7 +130,7 @@ def _tokeniser(folder: str) -> Tokeniser:
 
 
 @cache
-def _conditioner(name: str) -> Conditioner:
+def _feature_encoder(name: str) -> FeatureEncoder:
     if name == "log_mel":
-        return Conditioner(FeatureConfig())
-    return Conditioner(FeatureConfig(kind="hugging_face", folder=name))
+        return FeatureEncoder(FeatureConfig())
+    return FeatureEncoder(FeatureConfig(kind="hugging_face", folder=name))

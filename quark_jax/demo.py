@@ -11,7 +11,6 @@ from tqdm import tqdm
 from data_pipelines import Degradation, SpeechRestoration, read_manifest, samples_manifest, tokenise
 from data_pipelines.simulation import add_noise, coloured_noise
 from quark_jax import audio
-from quark_jax.encoders import FeatureConfig
 from quark_jax.evaluation import mel_distance, si_sdr, stoi
 from quark_jax.evaluation.pictures import compare
 from quark_jax.files import replacing
@@ -20,6 +19,7 @@ from quark_jax.lm import LMConfig
 from quark_jax.pipeline import QuarkAudio
 from quark_jax.training import codec as codec_training
 from quark_jax.training import lm as lm_training
+from quark_jax.training.lm_data import LMData
 from quark_jax.training.loop import RunConfig
 from quark_jax.training.metrics import read_metrics
 from quark_jax.training.optimiser import OptimiserConfig
@@ -81,8 +81,7 @@ def _lm_config(workdir: Path, steps: int) -> lm_training.LMTraining:
         # Two positions a codec frame before and after [S]: what belongs together lies a constant
         # distance apart, which a small model learns soon.
         lm=LMConfig.preset("tiny", layers=3, width=128, mlp=352, stack_features=False),
-        features=FeatureConfig(kind="log_mel"),
-        data=lm_training.LMData(
+        data=LMData(
             dataset=str(workdir / "tokens"),
             codec=str(workdir / "codec" / "model" / "codec"),
             batch_size=8,

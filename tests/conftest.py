@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from flax import nnx
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 # Compiling takes most of the time of these tests: without optimisation it takes a third. Has to be
 # set before JAX is first used. With AVX2 such programs gave gradients of NaN (jaxlib 0.10.2).
@@ -28,8 +30,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 )
 
-from quark_jax.hcodec import HCodec, HCodecConfig
+from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
+from quark_jax.encoders import T5Config, T5Encoder
+from quark_jax.encoders.text import t5_table
+from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
+from quark_jax.interop import to_torch, write_state
 from quark_jax.interop.published import config_from_published
+from quark_jax.lm import TASKS, LanguageModel
+from quark_jax.pipeline import QuarkAudio
 
 FOLDER = Path(__file__).parent / "golden"
 SMALL = Path(__file__).parent / "training" / "small.py"
@@ -227,3 +235,47 @@ def small_run(trainers, once) -> Path:
         )
 
     return once("small", make)
+
+
+def _text_encoder(folder: Path) -> None:
+    """A small T5 of random weights that knows the words of a few instructions."""
+    words = ["<pad>", "<unk>", "add", "remove", "keep", "the", "a", "dog", "rain", "barking"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    fields = {"vocab_size": len(words), "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32}
+    fields |= {"num_layers": 1, "model_type": "t5"}
+    (folder / "config.json").write_text(json.dumps(fields))
+    config = T5Config.from_hugging_face(fields)
+    encoder = T5Encoder(config, rngs=nnx.Rngs(0))
+    write_state(folder / "model.safetensors", to_torch(encoder, t5_table(config)))
+
+
+@pytest.fixture(scope="session")
+def every_task(small, small_run, once) -> Path:
+    """Folder of a model for every task. Its language model has random weights, with heads strong
+    enough that what is most probable is so by far."""
+
+    def make(folder: Path) -> None:
+        (folder / "text").mkdir()
+        _text_encoder(folder / "text")
+        tokeniser = Tokeniser.load(small_run / "codec" / "model" / "codec")
+        text = TextConfig(str(folder / "text"), max_tokens=6)
+        conditioner = Conditioner(ConditionerConfig(text=text))
+        quantiser = small.CODEC.quantiser
+        config = replace(
+            small.LM,
+            layers=1,
+            codebooks=quantiser.codebooks,
+            acoustic_size=quantiser.codebook_size,
+            semantic_size=quantiser.codebook_size,
+            text_channels=conditioner.text_channels,
+        )
+        lm = LanguageModel(config, rngs=nnx.Rngs(0))
+        lm.head.kernel.set_value(3 * lm.head.kernel[...])
+        lm.embedding.embedding.set_value(20 * lm.embedding.embedding[...])
+        tasks = [task.name for task in TASKS if not task.passes]
+        quark = QuarkAudio(lm, conditioner, tokeniser, seconds=small.SECONDS, tasks=tasks)
+        quark.save(folder / "model")
+
+    return once("every_task", make) / "model"

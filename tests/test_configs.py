@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from quark_jax.config import from_dict, to_dict
 from quark_jax.encoders import FeatureConfig, LogMel, SSLFeatures, Wav2Vec2, Wav2Vec2Config
 from quark_jax.hcodec import Adversary, HCodec, HCodecConfig
 from quark_jax.interop import as_shapes
-from quark_jax.lm import LMConfig
+from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.training.codec import CodecTraining, whole_frames
 from quark_jax.training.lm import LMTraining
 
@@ -25,7 +26,14 @@ PUBLISHED = ["1.0", "1.5", "2.0", "2.0-6.25hz"]
 TINY = "configs/codec/tiny.py"
 ABLATIONS = [f"{TINY}:{name}" for name in ("no-adversary", "no-semantic", "dynamic")]
 CODECS = [TINY, *ABLATIONS, *(f"configs/codec/published.py:{name}" for name in PUBLISHED)]
-LMS = ["configs/lm/tiny.py"]
+# What stands after --config; channels of audio features and captions; the codec.
+LMS = {
+    "configs/lm/tiny.py": (80, 0, "tiny"),
+    "configs/lm/tiny.py:mix": (384, 384, "tiny"),
+    "configs/lm/small.py": (768, 768, "1.0"),
+    "configs/lm/base.py": (768, 768, "1.0"),
+    "configs/lm/large.py": (768, 768, "1.0"),
+}
 # The encoders that the published codecs were trained with, by the channels of their features.
 ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}
 
@@ -46,10 +54,10 @@ def encoder(config: FeatureConfig, channels: int) -> SSLFeatures:
 
 def test_every_config_is_tested():
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py")}
-    assert files == {name.split(":")[0] for name in CODECS + LMS}
+    assert files == {name.split(":")[0] for name in [*CODECS, *LMS]}
 
 
-@pytest.mark.parametrize("name", CODECS + LMS)
+@pytest.mark.parametrize("name", [*CODECS, *LMS])
 def test_a_config_comes_back_from_json(name):
     config = load(name)
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
@@ -61,7 +69,37 @@ def test_a_config_comes_back_from_json(name):
     elif name in CODECS:
         assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
-        assert config.lm == LMConfig.preset("tiny")
+        size = LMConfig.preset(Path(path).stem)
+        assert config.lm == replace(size, text_channels=config.lm.text_channels)
+        assert set(config.data.weights or ()) <= set(TASK_IDS)
+
+
+@pytest.mark.parametrize("name", LMS)
+def test_language_models_are_of_the_size_that_is_said(name):
+    audio, text, codec = LMS[name]
+    codec = HCodecConfig.preset(codec)
+    size = codec.quantiser.codebook_size
+    config = replace(
+        load(name).lm,
+        codebooks=codec.quantiser.codebooks,
+        acoustic_size=size,
+        semantic_size=size,
+        audio_channels=audio,
+        text_channels=text,
+    )
+    model = as_shapes(lambda rngs: LanguageModel(config, rngs=rngs))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model))
+    said = " ".join((ROOT / name.split(":")[0]).read_text().split())
+    assert f"{parameters / 1e6:.1f} M parameters" in said
+    assert f"a parameter, {16 * parameters / 1e9:.2f} GB" in said
+    second = model.pattern.steps(50) - model.pattern.steps(50 - int(codec.frame_rate))
+    heads = model.pattern.heads
+    assert (
+        f"{second} positions of the target, in each of which {heads} codes are drawn, "
+        f"{second * heads} tokens" in said
+    )
+    if "tiny" in name:
+        assert parameters <= 30e6
 
 
 @pytest.mark.parametrize("name", CODECS)

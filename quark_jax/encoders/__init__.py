@@ -5,8 +5,13 @@ and `WhisperEncoder`. Text: `TextTokeniser`, then `T5Encoder` or `BertEncoder`. 
 any of them from a Hugging Face folder.
 """
 
-from quark_jax.encoders.features import FeatureConfig, SSLFeatures, compress_magnitude
-from quark_jax.encoders.loading import build_encoder, copy_encoder, load_encoder
+from quark_jax.encoders.features import (
+    FeatureConfig,
+    SSLFeatures,
+    compress_magnitude,
+    features_hash,
+)
+from quark_jax.encoders.loading import build_encoder, copy_encoder, encoder_hash, load_encoder
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.encoders.text import BertConfig, BertEncoder, T5Config, T5Encoder, mean_pool
 from quark_jax.encoders.tokenise import TextTokeniser
@@ -29,6 +34,8 @@ __all__ = [
     "build_encoder",
     "compress_magnitude",
     "copy_encoder",
+    "encoder_hash",
+    "features_hash",
     "load_encoder",
     "mean_pool",
     "whisper_log_mel",

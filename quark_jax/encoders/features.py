@@ -1,12 +1,14 @@
 """Features of 16 kHz audio at 50 Hz: what conditions the codec and the language model."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from quark_jax.encoders.loading import load_encoder
+from quark_jax.encoders.loading import encoder_hash, load_encoder
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.errors import UserError
 from quark_jax.nn.masking import frame_mask, masked
@@ -32,6 +34,16 @@ class FeatureConfig:
             raise UserError("features: log_mel takes neither folder nor layers; leave them None")
         if self.layers is not None and not self.layers:
             raise UserError("features.layers: empty; name hidden states, or None for all")
+
+
+def features_hash(config: FeatureConfig) -> str:
+    """Sixteen hexadecimal digits that tell apart features of other weights or settings, wherever
+    the encoder's folder lies and in whichever files its weights are."""
+    fields = {name: value for name, value in asdict(config).items() if name != "folder"}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    if config.folder is not None:
+        digest.update(encoder_hash(config.folder).encode())
+    return digest.hexdigest()[:16]
 
 
 def compress_magnitude(features: jax.Array) -> jax.Array:

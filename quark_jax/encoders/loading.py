@@ -1,5 +1,6 @@
 """Frozen encoders from Hugging Face folders, or from a configuration and a state dict."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -156,6 +157,17 @@ def copy_encoder(source: str | PathLike, target: str | PathLike) -> None:
     write_state(target / "model.safetensors", read_state(source))
     with replacing(target / "config.json") as beside:
         beside.write_text((source / "config.json").read_text())
+
+
+def encoder_hash(folder: str | PathLike) -> str:
+    """Sixteen hexadecimal digits that tell apart encoders of other weights or configurations,
+    wherever the Hugging Face folder lies and in whichever files its weights are."""
+    folder = epath.Path(folder)
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for name, array in sorted(read_state(folder).items()):
+        digest.update(name.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _strip_prefix(

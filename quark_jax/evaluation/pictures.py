@@ -13,6 +13,18 @@ _FLOOR = -80.0  # dB below the loudest of all
 def compare(path: str | PathLike, waves: Mapping[str, np.ndarray], rate: int) -> None:
     """Write a PNG of waveform and spectrogram of each wave [samples] at `rate` Hz, one under
     another under its name, on shared axes of time, amplitude, frequency and level."""
+    with replacing(path) as beside:
+        _figure(waves, rate).savefig(str(beside), dpi=100)
+
+
+def picture(waves: Mapping[str, np.ndarray], rate: int) -> np.ndarray:
+    """What `compare` writes, as pixels uint8 [height, width, 3]."""
+    figure = _figure(waves, rate)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _figure(waves: Mapping[str, np.ndarray], rate: int):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,7 +39,7 @@ def compare(path: str | PathLike, waves: Mapping[str, np.ndarray], rate: int) ->
     reach = max(np.abs(wave).max() for wave in waves.values())
     seconds = max(len(wave) for wave in waves.values()) / rate
 
-    figure = Figure(figsize=(12, 2.6 * len(waves)), layout="constrained")
+    figure = Figure(figsize=(12, 2.6 * len(waves)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(waves), 2, squeeze=False, sharex=True)
     for (left, right), (name, wave) in zip(axes, waves.items(), strict=True):
@@ -46,5 +58,4 @@ def compare(path: str | PathLike, waves: Mapping[str, np.ndarray], rate: int) ->
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
     figure.colorbar(image, ax=list(axes[:, 1]), label="dB")
-    with replacing(path) as beside:
-        figure.savefig(str(beside), dpi=100)
+    return figure

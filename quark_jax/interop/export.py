@@ -63,9 +63,14 @@ def _export_lm(quark: QuarkAudio, folder: epath.Path) -> None:
     write_state(folder / "model.safetensors", to_torch(lm, llama_table(lm)))
     rest = [entry for entry in lm_table(lm) if not entry.torch.startswith("model.")]
     write_state(folder / "quark.safetensors", to_torch(lm, rest))
-    features = replace(quark.features.config, folder=None)
-    ours = {"lm": to_dict(lm.config), "features": to_dict(features), "seconds": quark.seconds}
-    _write_json(folder / "quark.json", ours)
+    encoders = quark.conditioner.config
+    encoders = replace(
+        encoders,
+        audio=replace(encoders.audio, folder=None),
+        text=replace(encoders.text, folder=None),
+    )
+    ours = {"lm": to_dict(lm.config), "encoders": to_dict(encoders)}
+    _write_json(folder / "quark.json", ours | {"seconds": quark.seconds, "tasks": quark.tasks})
 
 
 def _write_json(path: epath.Path, fields: dict) -> None:

@@ -113,10 +113,10 @@ class LMConfig:
 _PRESETS = {
     "tiny": LMConfig(
         layers=4,
-        width=192,
+        width=256,
         heads=4,
         kv_heads=4,
-        mlp=512,
+        mlp=704,
         audio_channels=80,
     ),
     "small": LMConfig(),

@@ -5,11 +5,12 @@ of the cache. Masks and rotary positions count each item's own prefix, so that t
 the sequence without padding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from quark_jax.lm.layout import SECTIONS, Conditions, Section, Targets, drop_sections
 from quark_jax.lm.model import Cache, LanguageModel
@@ -44,6 +45,8 @@ class Sampling:
             raise ValueError(f"top_k {self.top_k} must be at least 1, or None")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p} must be in (0, 1]")
+        if self.guidance < 0:
+            raise ValueError(f"guidance {self.guidance} must not be negative")
         if unknown := set(self.guided) - set(SECTIONS):
             raise ValueError(f"guided sections {sorted(unknown)} are not among {SECTIONS}")
 
@@ -89,13 +92,15 @@ def generate(
     Raises:
       ValueError: if `frames` are not in [0, max_frames], or not one key an item is given.
     """
-    largest = int(jnp.max(frames))
+    largest = int(np.max(frames))  # on the host: the device may be busy
     max_frames = largest if max_frames is None else max_frames
-    if int(jnp.min(frames)) < 0 or largest > max_frames:
+    if int(np.min(frames)) < 0 or largest > max_frames:
         raise ValueError(f"frames {frames} must be in [0, {max_frames}]")
     batch = conditions.task.shape[0]
     if keys.shape != (batch,) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError(f"keys must be {batch} typed keys, one an item, not {keys.shape}")
+    if sampling.guidance == 1:  # one program, whatever would be guided
+        sampling = replace(sampling, guided=())
     return _generate(model, conditions, jnp.asarray(frames), keys, sampling, max_frames)
 
 
@@ -146,7 +151,7 @@ def _prefill(model, blocks, prefix: Section, rows: int) -> tuple[jax.Array, list
     positions = jnp.arange(x.shape[1])
     for block in blocks:
         x, cache = block.prefill(x, positions)
-        caches.append(tuple(jnp.pad(a, ((0, 0), (0, rows), (0, 0), (0, 0))) for a in cache))
+        caches.append(tuple(jnp.pad(a, ((0, 0), (0, 0), (0, rows), (0, 0))) for a in cache))
     last = jnp.take_along_axis(x, prefix.lengths[:, None, None] - 1, axis=1)
     return model.backbone.norm(last)[:, 0], caches
 
@@ -180,7 +185,7 @@ def _feed(
     """Hidden state [items, width] and caches after `tokens` [batch, heads] at the state's step."""
     items, start = prefix.features.shape[:2]
     x = jnp.tile(model.embed_steps(tokens), (items // tokens.shape[0], 1))[:, None]
-    slots = jnp.arange(state.caches[0][0].shape[1])
+    slots = jnp.arange(state.caches[0][0].shape[2])
     steps = (slots >= start) & (slots <= start + state.step)
     mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]
     positions = (prefix.lengths + state.step)[:, None]

@@ -15,8 +15,8 @@ from quark_jax.errors import UserError
 # What a run may be resumed with another value of.
 _FREE = {
     *("run.steps", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "run.mesh"),
-    "run.skip_limit",
-    "data.workers",
+    *("run.skip_limit", "eval_audio_every"),
+    *("data.workers", "data.heard"),
 }
 
 

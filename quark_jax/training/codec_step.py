@@ -29,7 +29,7 @@ from quark_jax.hcodec.losses import (
 from quark_jax.hcodec.model import Reconstruction
 from quark_jax.hcodec.quantiser import DROPPED
 from quark_jax.interop import as_shapes
-from quark_jax.training.optimiser import OptimiserConfig, optimiser
+from quark_jax.training.optimiser import OptimiserConfig, averaged, optimiser
 
 Terms = dict[str, jax.Array]
 _DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -202,7 +202,9 @@ class CodecLearning:
         (gradient,) = pull(
             (wave_gradient, jnp.float32(losses.semantic), jnp.float32(losses.commitment))
         )
-        codec = state.codec.update(gradient, self._optimiser)
+        codec, average = state.codec.update(gradient, self._optimiser), state.average
+        if average is not None:
+            average = averaged(average, codec.params, state.step, self._config.average)
         terms |= {"semantic": semantic, "commitment": commitment}
         metrics |= {
             "loss": weighted_sum(terms, losses),
@@ -215,7 +217,7 @@ class CodecLearning:
             key=state.key,
             codec=codec,
             rest=self._codebooks(codec.params, state.rest, output),
-            average=self._averaged(state, codec.params),
+            average=average,
             adversary=adversary,
             balancer=balancer,
         )
@@ -294,13 +296,6 @@ class CodecLearning:
             "discriminator_gradient_norm": optax.tree.norm(gradient),
         }
         return learner, *self._gradients(losses, made), metrics
-
-    def _averaged(self, state: CodecState, params: nnx.State) -> nnx.State | None:
-        if state.average is None:
-            return None
-        # In the beginning over fewer steps: the first weights are of no use.
-        decay = jnp.minimum(self._config.average, (1 + state.step) / (10 + state.step))
-        return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.average, params)
 
     def _codebooks(self, params: nnx.State, rest: nnx.State, output: Reconstruction) -> nnx.State:
         codec = nnx.merge(self._graph, params, rest)

@@ -1,223 +1,206 @@
 """Training the language model: `train(config, workdir)`, top to bottom."""
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
 from os import PathLike
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 from flax import nnx
 
-from data_pipelines import TokenisedDataset, open_tokenised, token_batches
-from quark_jax.config import to_dict
-from quark_jax.encoders import FeatureConfig, SSLFeatures
+from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
+from quark_jax.config import differences, to_dict
+from quark_jax.encoders import encoder_hash, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
-from quark_jax.interop import as_shapes
-from quark_jax.lm import Conditions, LanguageModel, LMConfig, LMLoss, Section, Targets
+from quark_jax.interop.lm import lm_to_torch, load_lm
+from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.pipeline import QuarkAudio
+from quark_jax.training.lm_data import (
+    Datasets,
+    LMData,
+    Unigram,
+    check_conditioning,
+    heldout_batches,
+    open_datasets,
+    training_batches,
+    unigrams,
+)
+from quark_jax.training.lm_evaluation import audio_evaluation, heldout_evaluation
+from quark_jax.training.lm_step import Frozen, LearningConfig, LMLearning, LMState
 from quark_jax.training.loop import RunConfig, fit
-from quark_jax.training.optimiser import OptimiserConfig, optimiser
-from quark_jax.training.sharding import make_mesh, place_batch
+from quark_jax.training.metrics import Value
+from quark_jax.training.sharding import make_mesh, place_batch, shardings
+
+_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+# What of a model may be another than in the model that a training starts from.
+_MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "scan", "remat"}
 
 
-@dataclass(frozen=True)
-class LMData:
-    """What a language model is trained on."""
+@dataclass(frozen=True, kw_only=True)
+class LMTraining(LearningConfig):
+    """One run of language model training.
 
-    dataset: str = ""  # folder of a tokenised dataset
-    codec: str = ""  # folder of the codec that made its codes
-    batch_size: int = 16  # sequences, over all devices
-    workers: int = 0  # processes that read; 0 reads in threads
-    heldout: int = 64  # sequences evaluated on, at most
-
-
-@dataclass(frozen=True)
-class LMTraining:
-    """One run of language model training. The codebooks of `lm` are set from the codec."""
+    Codebooks, segments and channels of `lm` are set from the codec and the conditioner. `start`:
+    the folder of a trained model to start from, as `QuarkAudio.save` writes it; None trains from
+    nothing.
+    """
 
     lm: LMConfig
-    features: FeatureConfig
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
     data: LMData = field(default_factory=LMData)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    start: str | None = None
+    eval_audio_every: int = 0  # steps, a multiple of run.eval_every; 0: never
 
-
-class LMState(NamedTuple):
-    """All that a step changes."""
-
-    step: jax.Array
-    key: jax.Array
-    params: nnx.State
-    moments: optax.OptState
-
-
-Batch = Mapping[str, jax.Array]
-Step = Callable[[LMState, Batch, SSLFeatures], tuple[LMState, dict[str, jax.Array]]]
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data.batch_size % self.accumulate:
+            raise UserError(
+                f"data.batch_size: {self.data.batch_size} does not divide into {self.accumulate} "
+                "parts; change it, or accumulate"
+            )
+        if self.lora.rank and not self.start:
+            raise UserError("lora.rank: adapts a trained model; give its folder as start")
+        every = self.run.eval_every
+        if self.eval_audio_every and (not every or self.eval_audio_every % every):
+            raise UserError(
+                f"eval_audio_every: {self.eval_audio_every} is no multiple of run.eval_every "
+                f"({every}); make it one, or 0"
+            )
 
 
 def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
-    """Train, or go on training, in `workdir`; the model, with its codec, is left in
-    `workdir`/model.
+    """Train, or go on training, in `workdir`; the model is left in `workdir`/model.
 
-    Raises UserError where the data or the config cannot be used.
+    Raises UserError where data, codec and config do not fit each other, or where the run has gone
+    astray (`fit`).
     """
-    data = config.data
-    tokeniser = Tokeniser.load(data.codec)
-    quantiser = tokeniser.config.quantiser
-    if tokeniser.config.semantic_quantiser != quantiser:
-        raise UserError(
-            f"{data.codec}: {quantiser.codebooks} acoustic and "
-            f"{tokeniser.config.semantic_quantiser.codebooks} semantic codebooks; the language "
-            "model needs as many of both, train a codec without semantic_codebooks"
-        )
-    dataset = open_tokenised(data.dataset, codec_hash=tokeniser.weights_hash)
-    config = replace(
-        config,
-        lm=replace(
-            config.lm,
-            codebooks=quantiser.codebooks,
-            acoustic_size=quantiser.codebook_size,
-            semantic_size=quantiser.codebook_size,
-        ),
+    tokeniser = _codec(config.data.codec)
+    datasets = open_datasets(config.data, tokeniser.weights_hash)
+    conditioner = Conditioner(config.conditioner, dtype=_DTYPES[config.lm.dtype])
+    check_conditioning(datasets, conditioner)
+    config = replace(config, lm=_fitted(config.lm, tokeniser, conditioner))
+    before = QuarkAudio.load(config.start) if config.start else None
+    start = _start(before, config, tokeniser, conditioner) if before else None
+    unigram = unigrams(datasets, "train", config.lm)
+    learning = LMLearning(
+        config.lm, config, tasks=unigram, packing=config.data.packing, seed=config.run.seed
     )
-    features = SSLFeatures(config.features)
-    if features.channels != config.lm.audio_channels:
-        raise UserError(
-            f"lm.audio_channels: {config.lm.audio_channels}, but the features have "
-            f"{features.channels}; make them equal"
-        )
-    batches = token_batches(
-        dataset,
-        split="train",
-        batch_size=data.batch_size,
-        seed=config.run.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
-        num_workers=data.workers,
-    )
-    graph = nnx.graphdef(as_shapes(lambda rngs: LanguageModel(config.lm, rngs=rngs)))
-    transform = optimiser(config.optimiser)
     mesh = make_mesh(config.run.mesh)
+    frozen = Frozen(conditioner, start if config.lora.rank else None)
+    frozen = jax.device_put(frozen, shardings(frozen, mesh, config.run.mesh.rules))
     state = fit(
-        lambda: _init(config, transform),
-        _step(graph, transform),
-        batches,
+        learning.init,
+        learning.step,
+        training_batches(datasets, config.data, config.lm, conditioner, config.run.seed),
         run=config.run,
         mesh=mesh,
         config=to_dict(config),
         workdir=workdir,
-        evaluate=_evaluation(config, graph, features, dataset, mesh),
+        evaluate=_evaluation(config, learning, frozen, datasets, unigram, tokeniser, mesh),
         label="language model",
-        frozen=features,
+        frozen=frozen,
+        start=(start,),
     )
-    model = nnx.merge(graph, state.params)
-    quark = QuarkAudio(model, features, tokeniser, seconds=dataset.metadata["seconds"])
+    quark = QuarkAudio(
+        learning.model(state, frozen),
+        conditioner,
+        tokeniser,
+        seconds=max(dataset.metadata["seconds"] for dataset in datasets.values()),
+        tasks=tuple(sorted({*unigram, *(before.tasks if before else ())}, key=TASK_IDS.get)),
+    )
     quark.save(epath.Path(workdir) / "model")
     return quark
 
 
-def _init(config: LMTraining, transform: optax.GradientTransformation) -> LMState:
-    params = nnx.state(LanguageModel(config.lm, rngs=nnx.Rngs(config.run.seed)))
-    return LMState(
-        step=jnp.zeros((), jnp.int32),
-        key=jax.random.PRNGKey(config.run.seed),
-        params=params,
-        moments=transform.init(params),
+def _codec(folder: str) -> Tokeniser:
+    tokeniser = Tokeniser.load(folder)
+    acoustic, semantic = tokeniser.config.quantiser, tokeniser.config.semantic_quantiser
+    if semantic != acoustic:
+        raise UserError(
+            f"{folder}: {acoustic.codebooks} acoustic and {semantic.codebooks} semantic codebooks; "
+            "the language model needs as many of both, train a codec without semantic_codebooks"
+        )
+    return tokeniser
+
+
+def _fitted(lm: LMConfig, tokeniser: Tokeniser, conditioner: Conditioner) -> LMConfig:
+    """`lm` for these codes and conditions."""
+    quantiser, dynamic = tokeniser.config.quantiser, tokeniser.config.dynamic
+    return replace(
+        lm,
+        codebooks=quantiser.codebooks,
+        acoustic_size=quantiser.codebook_size,
+        semantic_size=quantiser.codebook_size,
+        max_segment=dynamic.longest if dynamic else 1,
+        audio_channels=conditioner.audio_channels,
+        text_channels=conditioner.text_channels,
     )
 
 
-def read_batch(batch: Batch, features: SSLFeatures) -> tuple[Conditions, Targets]:
-    """A batch of the loader as the model takes it; the frozen encoder runs here."""
-    encoded = features(batch["input"], batch["input_samples"])
-    section = Section(encoded, batch["input_samples"] // 320)
-    return (
-        Conditions(task=batch["task"], input=section),
-        Targets(batch["acoustic"], batch["semantic"], batch["frames"]),
-    )
+def _start(
+    before: QuarkAudio, config: LMTraining, tokeniser: Tokeniser, conditioner: Conditioner
+) -> nnx.State:
+    """Parameters of a trained model, in the layout of `config.lm`; further task vectors, and the
+    adapter of captions where it had none, are new."""
+    folder, lm = config.start, config.lm
+    if before.tokeniser.weights_hash != tokeniser.weights_hash:
+        raise UserError(f"{folder}: was trained on another codec; give data of its own codec")
+    theirs, own = before.conditioner.config, conditioner.config
+    for part, hash_of in (("audio", features_hash), ("text", _text_hash)):
+        was = hash_of(getattr(theirs, part))
+        if was and was != hash_of(getattr(own, part)):
+            raise UserError(
+                f"{folder}: was trained with another conditioner.{part}; set it as it was then, "
+                f"its folder, if any, to {folder}/encoders/{part}"
+            )
+    were, are = to_dict(before.lm.config), to_dict(lm)
+    changed = [name for name in differences(were, are) if name not in _MAY_CHANGE]
+    changed += ["task_rows"] if were["task_rows"] > are["task_rows"] else []
+    if changed:
+        raise UserError(f"lm: {', '.join(changed)} differ from the model in {folder}; set as there")
+    state = lm_to_torch(before.lm)
+    fresh = lm_to_torch(LanguageModel(lm, rngs=nnx.Rngs(config.run.seed)))
+    state["tasks"] = np.concatenate([state["tasks"], fresh["tasks"][len(state["tasks"]) :]])
+    return nnx.state(load_lm(fresh | state, lm, source=folder))
 
 
-def _step(graph: nnx.GraphDef, transform: optax.GradientTransformation) -> Step:
-    def step(state: LMState, batch: Batch, features: SSLFeatures):
-        conditions, targets = read_batch(batch, features)
-
-        def loss_of(params: nnx.State) -> tuple[jax.Array, LMLoss]:
-            result = nnx.merge(graph, params).loss(conditions, targets)
-            return result.loss, result
-
-        (loss, result), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, moments = transform.update(gradient, state.moments, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss,
-            "nats_per_code": jnp.sum(result.nats) / jnp.sum(result.count),
-            "gradient_norm": optax.tree.norm(gradient),
-        }
-        metrics |= {f"accuracy/{head}": share for head, share in enumerate(result.accuracy)}
-        return LMState(state.step + 1, state.key, params, moments), metrics
-
-    return step
-
-
-def unigram_entropy(dataset: TokenisedDataset, split: str, size: int) -> float:
-    """Entropy in nats of the unigram distribution of a split's codes, each layer of each stream
-    by itself, averaged over layers and streams: what a model reaches that knows only how often
-    each code occurs."""
-    counts = np.zeros((2, dataset.metadata["codebooks"], size))
-    for record in dataset.records(split):
-        for stream, name in enumerate(("acoustic", "semantic")):
-            for layer, codes in enumerate(record[name]):
-                counts[stream, layer] += np.bincount(codes, minlength=size)
-    share = counts / counts.sum(-1, keepdims=True)
-    return float(-np.mean(np.sum(share * np.log(np.where(share > 0, share, 1)), axis=-1)))
+def _text_hash(config: TextConfig) -> str:
+    return encoder_hash(config.folder) if config.folder else ""
 
 
 def _evaluation(
     config: LMTraining,
-    graph: nnx.GraphDef,
-    features: SSLFeatures,
-    dataset: TokenisedDataset,
+    learning: LMLearning,
+    frozen: Frozen,
+    datasets: Datasets,
+    unigram: Mapping[str, Unigram],
+    tokeniser: Tokeniser,
     mesh: jax.sharding.Mesh,
-) -> Callable[[LMState, int], dict[str, float]]:
-    """What `fit` calls: the loss of held-out sequences without label smoothing, beside the entropy
-    of the unigram distribution of the training codes."""
-    batches = token_batches(
-        dataset,
-        split="heldout",
-        batch_size=config.data.batch_size,
-        train=False,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+) -> Callable[[LMState, int], dict[str, Value]]:
+    """What `fit` calls: loss and accuracy of held-out sequences, and audio where it is due."""
+    data, every = config.data, config.eval_audio_every
+    batches = partial(heldout_batches, datasets, frozen.conditioner)
+    heldout = batches(
+        batch_size=data.batch_size,
+        count=data.heldout,
+        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
     )
-    count = max(1, config.data.heldout // config.data.batch_size)
-    with closing(batches):
-        heldout = [place_batch(batch, mesh) for batch in islice(batches, count)]
-    entropy = unigram_entropy(dataset, "train", config.lm.acoustic_size)
+    score = heldout_evaluation(
+        learning, frozen, [place_batch(batch, mesh) for batch in heldout], unigram
+    )
+    if every:
+        if jax.process_count() > 1:
+            raise UserError("eval_audio_every: one process alone evaluates audio; set 0")
+        heard = list(batches(batch_size=data.heard, count=data.heard))
+        listen = audio_evaluation(learning, frozen, heard, tokeniser, config.run.seed)
 
-    @jax.jit
-    def score(params: nnx.State, batch: Batch, features: SSLFeatures) -> jax.Array:
-        conditions, targets = read_batch(batch, features)
-        result = nnx.merge(graph, params).loss(conditions, targets)
-        codes = 2 * config.lm.codebooks * jnp.sum(targets.frames)
-        # END is no code: its cost counts, but it does not thin out the average.
-        return jnp.stack(
-            [jnp.sum(result.nats), jnp.sum(result.correct), jnp.sum(result.count), codes]
-        )
-
-    def evaluate(state: LMState, number: int) -> dict[str, float]:
-        nats, correct, count, codes = sum(
-            np.asarray(score(state.params, batch, features), np.float64) for batch in heldout
-        )
-        return {
-            "heldout/nats_per_code": nats / codes,
-            "heldout/accuracy": correct / count,
-            "heldout/unigram_entropy": entropy,
-        }
+    def evaluate(state: LMState, number: int) -> dict[str, Value]:
+        due = every and (number % every == 0 or number == config.run.steps)
+        return score(state) | (listen(state) if due else {})
 
     return evaluate

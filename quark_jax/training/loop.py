@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from quark_jax.errors import UserError
 from quark_jax.training.checkpoint import Checkpoints, abstract
-from quark_jax.training.metrics import MetricWriter
+from quark_jax.training.metrics import MetricWriter, Value
 from quark_jax.training.sharding import MeshConfig, place_batch, shardings
 
 Metrics = Mapping[str, jax.Array]
@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
 
 def fit(
-    init: Callable[[], Any],
+    init: Callable[..., Any],
     step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
     batches: grain.DatasetIterator,
     *,
@@ -64,40 +64,45 @@ def fit(
     mesh: jax.sharding.Mesh,
     config: Mapping[str, Any],
     workdir: str | PathLike,
-    evaluate: Callable[[Any, int], Mapping[str, float]],
+    evaluate: Callable[[Any, int], Mapping[str, Value]],
     label: str,
     frozen: Any = (),
+    start: tuple = (),
     phase: Callable[[int], tuple] = lambda number: (),
 ) -> Any:
     """Train from where `workdir` stands to `run.steps`, and give the last state.
 
-    `init()` makes the state, a pytree of arrays; `step(state, batch, frozen)` gives the next one
-    and scalars, "loss" among them; `batches` is a Grain iterator of this process's part of each
+    `init(*start)` makes the state, a pytree of arrays; `step(state, batch, frozen)` gives the next
+    one and scalars, "loss" among them; `batches` is a Grain iterator of this process's part of each
     global batch; `evaluate(state, step)` gives scalars of held-out data, also before the first
-    step; `frozen`, a pytree of arrays, is placed on the mesh as the state is. What `phase(number)`
-    gives for a step, counted from 0, are more arguments of `step`, static: a program is compiled
-    for each of its values. Run again after an interruption, it goes on from the newest checkpoint
-    with the same data and numbers; a run that is finished is left as it is.
+    step, and what else `MetricWriter.write` takes; `frozen` and `start`, pytrees of arrays, are
+    placed on the mesh as the state is. What `phase(number)` gives for a step, counted from 0, are
+    more arguments of `step`, static: a program is compiled for each of its values. Run again after
+    an interruption, it goes on from the newest checkpoint with the same data and numbers; a run
+    that is finished is left as it is.
 
-    A step any of whose scalars is not finite is left out: the state stays, the batch is passed
-    over, "skipped_steps" counts. Raises UserError after `run.skip_limit` of them in a row; the
-    newest checkpoint is from before them, or holds the state that they left as it was.
+    A step whose loss or norms of gradients are not finite is left out: the state stays, the batch
+    is passed over, "skipped_steps" counts. Other scalars may be NaN where there is nothing to
+    measure, and are not written then. Raises UserError after `run.skip_limit` steps left out in a
+    row; the newest checkpoint is from before them, or holds the state that they left as it was.
     """
 
-    def begin() -> Run:
-        return Run(init(), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    def begin(*start: Any) -> Run:
+        return Run(init(*start), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     with ExitStack() as stack:
         stack.enter_context(closing(batches))
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=run.keep)))
-        shapes = jax.eval_shape(begin)
+        shapes = jax.eval_shape(begin, *start)
         placed = shardings(shapes, mesh, run.mesh.rules)
-        if (start := checkpoints.latest) is None:
-            now = jax.jit(begin, out_shardings=placed)()
+        if (first := checkpoints.latest) is None:
+            start = jax.device_put(start, shardings(start, mesh, run.mesh.rules))
+            now = jax.jit(begin, out_shardings=placed)(*start)
         else:
             now = checkpoints.restore(abstract(shapes, placed), batches, config)
-            if start >= run.steps:
+            if first >= run.steps:
                 return now.state
+        del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
         compiled = jax.jit(
             _finite_or_left_out(step),
@@ -105,10 +110,10 @@ def fit(
             static_argnums=3,
             out_shardings=(placed, None),
         )
-        log = stack.enter_context(closing(_Log(workdir, run, start, label)))
-        if start is None:
+        log = stack.enter_context(closing(_Log(workdir, run, first, label)))
+        if first is None:
             log.writer.write(0, evaluate(now.state, 0))
-        for number in range((start or 0) + 1, run.steps + 1):
+        for number in range((first or 0) + 1, run.steps + 1):
             batch = place_batch(log.wait_for(batches), mesh)
             now, metrics = compiled(now, batch, frozen, phase(number - 1))
             # The step before is read while this one runs: the device never waits for the host.
@@ -129,7 +134,8 @@ def fit(
 def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
     def guarded(before: Run, batch: Any, frozen: Any, phase: tuple) -> tuple[Run, Metrics]:
         state, metrics = step(before.state, batch, frozen, *phase)
-        finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+        deciding = [v for name, v in metrics.items() if name.endswith(("loss", "gradient_norm"))]
+        finite = jnp.all(jnp.isfinite(jnp.stack(deciding)))
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before.state)
         skipped = before.skipped + ~finite
         in_a_row = jnp.where(finite, 0, before.skipped_in_a_row + 1)

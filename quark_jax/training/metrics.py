@@ -3,11 +3,29 @@
 import json
 from collections.abc import Mapping
 from os import PathLike
+from typing import NamedTuple
 
+import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
 from quark_jax.files import replacing
+
+
+class Clip(NamedTuple):
+    """Audio to listen to: [samples] at `rate` Hz."""
+
+    wave: np.ndarray
+    rate: int
+
+
+class Picture(NamedTuple):
+    """A picture to look at: uint8 [height, width, 3]."""
+
+    pixels: np.ndarray
+
+
+Value = float | Clip | Picture
 
 
 class MetricWriter:
@@ -28,12 +46,20 @@ class MetricWriter:
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl, there at once, and a point of each scalar in TensorBoard."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """One row of metrics.jsonl, there at once, and a point of each number in TensorBoard; clips
+        and pictures go there alone."""
+        numbers = {n: v for n, v in values.items() if not isinstance(v, Clip | Picture)}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        for name, value in values.items():
+            match value:
+                case Clip(wave, rate):
+                    self._board.add_audio(name, wave, step, rate)
+                case Picture(pixels):
+                    self._board.add_image(name, pixels, step, dataformats="HWC")
+                case _:
+                    self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what TensorBoard still holds back, and close both."""

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import Example, TokenisedDataset, read_manifest, token_batches, tokenise
-from data_pipelines.conditioning import Conditioner
 from data_pipelines.examples.tasks import make_source
+from data_pipelines.features import FeatureEncoder
 from quark_jax.encoders import FeatureConfig
 from quark_jax.hcodec import Tokeniser
 
@@ -52,7 +52,7 @@ class Alone:
 
 
 def features_of_768():
-    heard = Conditioner(FeatureConfig())
+    heard = FeatureEncoder(FeatureConfig())
     matrix = np.random.default_rng(0).standard_normal((80, 768), np.float32) / 80**0.5
     return lambda waves, samples: heard(waves, samples) @ matrix
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quark_jax import __version__
-from quark_jax.pipeline import RESTORATION
+from quark_jax.pipeline import SAMPLING
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_help_is_quick_and_says_what_there_is(quark):
         assert said.code == 0 and said.err == "" and "--help" in said.out
         assert "None" not in said.out
     said = quark("restore", "--help")
-    assert f"default: {RESTORATION.temperature}" in " ".join(said.out.split())
-    assert f"default: {RESTORATION.top_k}" in " ".join(said.out.split())
+    assert f"default: {SAMPLING.temperature}" in " ".join(said.out.split())
+    assert f"default: {SAMPLING.top_k}" in " ".join(said.out.split())
 
 
 def test_version(quark):

@@ -21,9 +21,9 @@ from data_pipelines import (
     samples_manifest,
     write_manifest,
 )
-from data_pipelines.conditioning import Conditioner, features_hash
+from data_pipelines.features import FeatureEncoder
 from data_pipelines.jobs import Job
-from quark_jax.encoders import FeatureConfig
+from quark_jax.encoders import FeatureConfig, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
 from quark_jax.interop import as_shapes
@@ -71,7 +71,7 @@ def test_a_job_makes_what_its_names_say(job, codec, tmp_path):
     assert made.metadata["conditioning"]["encoder_hash"] == features_hash(FeatureConfig())
     assert len(records) == len(source) == 20
     assert len({record["provenance"] for record in records}) == 20
-    heard = Conditioner(FeatureConfig())
+    heard = FeatureEncoder(FeatureConfig())
     for index in (0, 5, len(records) - 1):
         example, record = source[index], records[index]
         batch = np.stack([example.target] * 4)

@@ -10,12 +10,12 @@ import torch
 from flax import nnx
 
 from quark_jax.config import from_dict, to_dict
-from quark_jax.encoders import FeatureConfig
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Codes, HCodec, HCodecConfig, Tokeniser, read_codes, write_codes
 from quark_jax.interop import torch_hcodec
 from quark_jax.lm import LMConfig
-from quark_jax.training.lm import LMData, LMTraining, train
+from quark_jax.training.lm import LMTraining, train
+from quark_jax.training.lm_data import LMData
 
 
 @pytest.fixture(params=[0, 1])
@@ -88,7 +88,6 @@ def test_a_language_model_needs_as_many_of_both(codec, tmp_path):
     Tokeniser(codec).save(tmp_path)
     config = LMTraining(
         lm=LMConfig.preset("tiny"),
-        features=FeatureConfig(kind="log_mel"),
         data=LMData(codec=str(tmp_path)),
     )
     number = codec.config.semantic_codebooks

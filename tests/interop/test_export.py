@@ -14,6 +14,7 @@ from flax import nnx
 
 from quark_jax import audio
 from quark_jax.cli import main
+from quark_jax.conditioning import Conditioner, ConditionerConfig
 from quark_jax.config import from_dict
 from quark_jax.encoders import SSLFeatures
 from quark_jax.hcodec import Adversary, AdversaryConfig, Codes, HCodecConfig, Tokeniser
@@ -138,7 +139,8 @@ def quark(imported):
     rng = np.random.default_rng(0)  # scales of 1, too, would hide mistakes
     lm = jax.tree.map(lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype), shapes)
     tokeniser = Tokeniser.load(imported("tiny") / "codec")
-    return QuarkAudio(lm, SSLFeatures(tokeniser.config.features), tokeniser, seconds=1.0)
+    conditioner = Conditioner(ConditionerConfig(tokeniser.config.features))
+    return QuarkAudio(lm, conditioner, tokeniser, seconds=1.0, tasks=("sr",))
 
 
 def test_language_model_opens_in_transformers(quark, tmp_path):

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +19,10 @@ from quark_jax.lm.layout import (
 from quark_jax.lm.model import LanguageModel
 from quark_jax.lm.tasks import TASK_IDS, TASKS, is_aligned, task
 
-CONFIG = LMConfig.preset(
-    "tiny",
-    layers=2,
-    width=32,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    codebooks=3,
-    acoustic_size=20,
-    semantic_size=10,
-    audio_channels=6,
-    text_channels=5,
-)
 LENGTHS = {"caption": [0, 2, 3], "reference": [4, 0, 1], "input": [7, 5, 0]}
 FRAMES = np.array([4, 2, 5])
 loss = jax.jit(LanguageModel.loss)
 hidden_states = jax.jit(LanguageModel.__call__)
-
-
-@functools.cache
-def make(**changes):
-    return LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
 
 
 def section(seed, lengths, channels, padding=0):
@@ -86,7 +67,7 @@ def test_lay_puts_pieces_end_to_end():
     np.testing.assert_array_equal(laid.lengths, lengths.sum(1))
 
 
-def test_prefix_is_task_sections_with_their_start_vectors_and_s():
+def test_prefix_is_task_sections_with_their_start_vectors_and_s(make):
     model = make()
     conditions, _ = batch()
     prefix = jax.jit(LanguageModel.prefix)(model, conditions)
@@ -113,7 +94,7 @@ def test_stacked_features_pair_neighbours_and_ignore_padding():
     assert feature_length(16000) == 50 and feature_length(16319) == 50
 
 
-def test_a_dropped_section_is_as_if_never_given():
+def test_a_dropped_section_is_as_if_never_given(make):
     model = make()
     conditions, targets = batch()
     dropped = drop_sections(conditions, ("caption",), jnp.array([True, True, False]))
@@ -125,7 +106,7 @@ def test_a_dropped_section_is_as_if_never_given():
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_padding_and_other_items_never_change_an_item(stacked):
+def test_padding_and_other_items_never_change_an_item(make, stacked):
     model = make(stack_features=stacked)
     together = loss(model, *batch())
     padded = loss(model, *batch(padding=5))
@@ -141,7 +122,7 @@ def test_padding_and_other_items_never_change_an_item(stacked):
     np.testing.assert_allclose(mean, together.loss, atol=1e-5)
 
 
-def test_loss_by_hand():
+def test_loss_by_hand(make):
     model = make(label_smoothing=0.1)
     conditions, targets = batch()
     tokens, scored = model.pattern.build(targets.acoustic, targets.semantic, targets.frames)
@@ -160,12 +141,14 @@ def test_loss_by_hand():
     np.testing.assert_allclose(got.loss, expected, rtol=1e-5)
     by_head = [nats[..., h][scored[..., h]].mean() for h in range(3)]
     np.testing.assert_allclose(got.cross_entropy, by_head, rtol=1e-5)
-    hits = [(p.argmax(-1) == tokens)[..., h][scored[..., h]].mean() for h in range(3)]
+    codes = scored & (tokens != model.pattern.vocabulary.end)
+    hits = [(p.argmax(-1) == tokens)[..., h][codes[..., h]].mean() for h in range(3)]
     np.testing.assert_allclose(got.accuracy, hits, rtol=1e-6)
+    np.testing.assert_array_equal(got.codes.sum(1), 2 * 3 * FRAMES)
     np.testing.assert_array_equal(got.count.sum(1), 2 * 3 * FRAMES + 3 + np.array([0, 1, 1]))
 
 
-def test_a_filler_item_weighs_nothing():
+def test_a_filler_item_weighs_nothing(make):
     model = make()
     conditions, targets = batch()
     filled = dataclasses.replace(targets, frames=targets.frames.at[1].set(0))
@@ -177,7 +160,7 @@ def test_a_filler_item_weighs_nothing():
     assert got.count[1].sum() == 0
 
 
-def test_no_step_sees_its_own_target():
+def test_no_step_sees_its_own_target(make):
     model = make(pattern="parallel")
     conditions, targets = batch()
     tokens, _ = model.pattern.build(targets.acoustic, targets.semantic, targets.frames)
@@ -189,7 +172,7 @@ def test_no_step_sees_its_own_target():
 
 
 @pytest.mark.parametrize("pattern", ["delay", "flat"])
-def test_training_learns_a_batch_by_heart(pattern):
+def test_training_learns_a_batch_by_heart(make, pattern):
     model = make(pattern=pattern, label_smoothing=0.0)
     conditions, targets = batch()
 
@@ -205,7 +188,7 @@ def test_training_learns_a_batch_by_heart(pattern):
 
 
 @pytest.mark.parametrize("remat", [None, "full"])
-def test_scanned_model_equals_the_unrolled_one(remat):
+def test_scanned_model_equals_the_unrolled_one(make, remat):
     conditions, targets = batch()
     unrolled, scanned = make(), make(scan=True, remat=remat)
     np.testing.assert_allclose(
@@ -216,7 +199,7 @@ def test_scanned_model_equals_the_unrolled_one(remat):
     )
 
 
-def test_bfloat16_compute_stays_near_float32():
+def test_bfloat16_compute_stays_near_float32(make):
     conditions, targets = batch()
     half, full = (loss(make(dtype=d), conditions, targets) for d in ("bfloat16", "float32"))
     assert half.loss.dtype == jnp.float32
@@ -242,6 +225,6 @@ def test_tasks_are_those_of_the_specification_in_order():
         task("denoise")
 
 
-def test_a_caption_without_a_text_adapter_is_refused():
+def test_a_caption_without_a_text_adapter_is_refused(make):
     with pytest.raises(ValueError, match="text_channels is 0"):
         make(text_channels=0).loss(*batch())

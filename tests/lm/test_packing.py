@@ -1,6 +1,5 @@
 """Sequences that share rows learn what they learn alone."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,26 +11,11 @@ from flax import nnx
 from quark_jax.lm import (
     TASK_IDS,
     Conditions,
-    LanguageModel,
-    LMConfig,
     Packing,
     Section,
     Targets,
 )
 
-CONFIG = LMConfig.preset(
-    "tiny",
-    layers=2,
-    width=32,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    codebooks=3,
-    acoustic_size=20,
-    semantic_size=10,
-    audio_channels=6,
-    text_channels=5,
-)
 FRAMES = np.array([4, 2, 5, 0, 1, 3])  # the fourth is not there
 # Task, [S], sections with their start vectors, then 2T + 2 steps.
 POSITIONS = np.array([2 + 8 + 10, 2 + 3 + 6 + 6, 2 + 4 + 2 + 12, 0, 2 + 5 + 4, 2 + 8 + 8])
@@ -68,8 +52,8 @@ def learn(model, conditions, targets, packing=None):
 
 
 @pytest.mark.parametrize(("items", "changes"), [(2, {}), (3, {"scan": True, "remat": "dots"})])
-def test_packed_sequences_learn_what_they_learn_alone(batch, items, changes):
-    model = LanguageModel(replace(CONFIG, stack_features=False, **changes), rngs=nnx.Rngs(0))
+def test_packed_sequences_learn_what_they_learn_alone(make, batch, items, changes):
+    model = make(**changes)
     (loss, alone), gradient = learn(model, *batch)
     full = int(POSITIONS.reshape(-1, items).sum(1).max())
     (packed_loss, packed), packed_gradient = learn(model, *batch, Packing(items, full))

@@ -1,5 +1,10 @@
 import dataclasses
 import functools
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,45 +12,40 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import Conditions, Section, drop_sections
-from quark_jax.lm.model import LanguageModel
 from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate
 from quark_jax.lm.tasks import TASK_IDS
+from quark_jax.training.sharding import MeshConfig
 
-CONFIG = LMConfig.preset(
-    "tiny",
-    layers=2,
-    width=32,
-    heads=4,
-    kv_heads=2,
-    mlp=48,
-    codebooks=3,
-    acoustic_size=20,
-    semantic_size=10,
-    audio_channels=6,
-)
 FRAMES = np.array([4, 6, 3])
 KEYS = jax.vmap(jax.random.key)(jnp.array([5, 6, 7]))
 
 
-@functools.cache
-def make(**changes):
+@pytest.fixture(scope="module")
+def make(make):
     """Random weights, with heads strong enough that what is most probable is so by far."""
-    model = LanguageModel(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
-    model.head.kernel.set_value(3 * model.head.kernel[...])
-    model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
-    return model
+
+    @functools.cache
+    def strong(**changes):
+        model = nnx.clone(make(**{"text_channels": 0} | changes))
+        model.head.kernel.set_value(3 * model.head.kernel[...])
+        model.embedding.embedding.set_value(20 * model.embedding.embedding[...])
+        return model
+
+    return strong
 
 
-def conditions(tasks=("sr", "tse", "sr"), padding=0):
+def conditions(tasks=("sr", "tse", "sr"), padding=0, text_channels=0):
     rng = np.random.default_rng(0)
-    sections = []
-    for lengths in ([0, 4, 0], [7, 3, 5]):
-        features = rng.normal(size=(3, 7, 6)).astype(np.float32)
+
+    def section(lengths, channels):
+        features = rng.normal(size=(3, 7, channels)).astype(np.float32)
         features = jnp.pad(features, ((0, 0), (0, padding), (0, 0)), constant_values=np.nan)
-        sections.append(Section(features, jnp.array(lengths)))
-    return Conditions(jnp.array([TASK_IDS[t] for t in tasks]), None, *sections)
+        return Section(features, jnp.array(lengths))
+
+    reference, source = section([0, 4, 0], 6), section([7, 3, 5], 6)
+    caption = section([0, 2, 7], text_channels) if text_channels else None
+    return Conditions(jnp.array([TASK_IDS[t] for t in tasks]), caption, reference, source)
 
 
 def item(tree, i):
@@ -93,19 +93,20 @@ def assert_same(codes, i, expected):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
+    "changes", [{"text_channels": 5}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
 )
-def test_greedy_equals_the_uncached_reference(changes):
+def test_greedy_equals_the_uncached_reference(make, changes):
     model = make(**changes)
-    codes = generate(model, conditions(), FRAMES, KEYS, GREEDY)
+    given = conditions(text_channels=model.config.text_channels)
+    codes = generate(model, given, FRAMES, KEYS, GREEDY)
     assert codes.acoustic.shape == (3, 3, 6)
     for i in range(3):
-        expected = uncached_greedy(model, item(conditions(), i), FRAMES[i])
+        expected = uncached_greedy(model, item(given, i), FRAMES[i])
         assert_same(codes, i, expected)
     assert len(np.unique(codes.acoustic)) > 4  # it does not say one thing only
 
 
-def test_guidance_equals_the_uncached_reference():
+def test_guidance_equals_the_uncached_reference(make):
     model = make()
     sampling = dataclasses.replace(GREEDY, guidance=3.0, guided=("input",))
     codes = generate(model, conditions(), FRAMES, KEYS, sampling)
@@ -116,7 +117,7 @@ def test_guidance_equals_the_uncached_reference():
     assert np.any(plain.acoustic != codes.acoustic)
 
 
-def test_codes_do_not_depend_on_the_batch():
+def test_codes_do_not_depend_on_the_batch(make):
     model, sampling = make(), Sampling(0.8, top_k=15, top_p=0.9)
     tasks = ("sr", "edit", "tse")
     together = generate(model, conditions(tasks), FRAMES, KEYS, sampling)
@@ -131,7 +132,19 @@ def test_codes_do_not_depend_on_the_batch():
     np.testing.assert_array_equal(again.acoustic, together.acoustic[order])
 
 
-def test_another_key_gives_other_codes_and_the_same_key_the_same():
+def test_codes_do_not_depend_on_the_devices(tmp_path):
+    path = Path(__file__).with_name("eight.py")
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, path, tmp_path / "eight.npz"]
+    subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True)
+    split = np.load(tmp_path / "eight.npz")
+    alone = runpy.run_path(str(path))["codes"](MeshConfig())
+    for name in ("acoustic", "semantic", "frames"):
+        np.testing.assert_array_equal(split[name], getattr(alone, name))
+    assert len(np.unique(split["acoustic"])) > 10
+
+
+def test_another_key_gives_other_codes_and_the_same_key_the_same(make):
     model, keys = make(), jax.random.split(KEYS[0], 3)
     first, again = (generate(model, conditions(), FRAMES, KEYS, max_frames=20) for _ in range(2))
     other = generate(model, conditions(), FRAMES, keys, max_frames=20)
@@ -140,7 +153,7 @@ def test_another_key_gives_other_codes_and_the_same_key_the_same():
     assert np.mean(first.semantic != other.semantic, where=inside) > 0.2
 
 
-def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
+def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early(make):
     model = make()
     frames = np.array([20, 20, 0])
     runs = [
@@ -156,7 +169,7 @@ def test_aligned_items_have_exactly_their_frames_and_open_ones_end_early():
     assert len(ends) > 2 and min(ends) < 20
 
 
-def test_open_end_equals_the_uncached_reference():
+def test_open_end_equals_the_uncached_reference(make):
     model = make()
     ends = set()
     for seed in range(4):
@@ -170,7 +183,7 @@ def test_open_end_equals_the_uncached_reference():
 
 
 @pytest.mark.parametrize("pattern", ["delay", "parallel"])
-def test_dynamic_segments_agree_and_add_up_to_the_frames(pattern):
+def test_dynamic_segments_agree_and_add_up_to_the_frames(make, pattern):
     model = make(pattern=pattern, max_segment=4, layers=1)
     frames = np.array([13, 1, 9])
     codes = generate(model, conditions(), frames, KEYS)
@@ -223,12 +236,18 @@ def test_heads_are_drawn_independently():
     assert ((joint - 250) ** 2 / 250).sum() < 40  # 15 degrees of freedom
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused(make):
     model = make()
     with pytest.raises(ValueError, match=r"must be in \[0, 5\]"):
         generate(model, conditions(), FRAMES, KEYS, max_frames=5)
     with pytest.raises(ValueError, match="3 typed keys"):
         generate(model, conditions(), FRAMES, KEYS[:2])
-    for bad in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"guided": ("x",)}):
+    for bad in (
+        {"temperature": -1},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"guidance": -1.0},
+        {"guided": ("x",)},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Sampling(**bad)

@@ -14,11 +14,11 @@ from typing import Any
 
 from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
 from quark_jax import demo
-from quark_jax.encoders import FeatureConfig
 from quark_jax.hcodec import AdversaryConfig, HCodecConfig, Tokeniser
 from quark_jax.lm import LMConfig
 from quark_jax.training import codec as codec_training
 from quark_jax.training import lm as lm_training
+from quark_jax.training import lm_data
 from quark_jax.training.codec_step import AdversarialConfig
 from quark_jax.training.loop import RunConfig
 from quark_jax.training.optimiser import OptimiserConfig
@@ -61,8 +61,7 @@ def codec_config(**run: Any) -> codec_training.CodecTraining:
 def lm_config(codec: str, dataset: str, **run: Any) -> lm_training.LMTraining:
     return lm_training.LMTraining(
         lm=LM,
-        features=FeatureConfig(kind="log_mel"),
-        data=lm_training.LMData(dataset=dataset, codec=codec, batch_size=8, heldout=8),
+        data=lm_data.LMData(dataset=dataset, codec=codec, batch_size=8, heldout=8),
         optimiser=OPTIMISER,
         run=replace(RUN, **run),
     )

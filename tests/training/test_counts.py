@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from quark_jax.hcodec.quantiser import DROPPED
+from quark_jax.lm import LMConfig
 from quark_jax.training.codec_step import codebook_use
-from quark_jax.training.lm import unigram_entropy
+from quark_jax.training.lm_data import unigrams, with_lengths
 
 
 def test_codebook_use_counts_each_layer_and_no_dropped_one():
@@ -23,16 +24,38 @@ def test_codebook_use_counts_each_layer_and_no_dropped_one():
     np.testing.assert_allclose(perplexity, [first, (8 / 7) ** (7 / 8) * 8 ** (1 / 8), 1], rtol=1e-6)
 
 
-def test_unigram_entropy_of_layers_and_streams_by_themselves():
+def test_unigrams_of_layers_and_streams_by_themselves_and_of_each_task():
     class Dataset:
-        metadata = {"codebooks": 2}  # noqa: RUF012
+        def __init__(self, task):
+            self.task = task
 
         def records(self, split):
             assert split == "train"
             even, four, one = [0, 1, 0, 1], [0, 1, 2, 3], [5, 5, 5, 5]
-            yield {"acoustic": np.array([even, four]), "semantic": np.array([one, one])}
-            yield {"acoustic": np.array([even, four]), "semantic": np.array([one, even])}
+            made = [([even, four], [one, one]), ([even, four], [one, even])]
+            return [
+                {
+                    "task": self.task,
+                    "acoustic": np.array(acoustic, np.int16),
+                    "semantic": np.array(semantic, np.int16),
+                    "segments": np.zeros(0, np.int16),
+                }
+                for acoustic, semantic in made
+            ]
 
+    config = LMConfig.preset("tiny", codebooks=2, acoustic_size=8, semantic_size=8)
+    found = unigrams({"a": Dataset(b"tse"), "b": Dataset(b"sr")}, "train", config)
+    assert list(found) == ["sr", "tse"] and found["sr"] == found["tse"]
     mixed = -(0.5 * np.log(0.5) + 2 * 0.25 * np.log(0.25))  # half 5, a quarter 0, a quarter 1
     wanted = np.mean([np.log(2), np.log(4), 0.0, mixed])
-    assert unigram_entropy(Dataset(), "train", 8) == pytest.approx(wanted)
+    assert found["sr"].entropy == pytest.approx(wanted)
+    assert found["sr"].accuracy == pytest.approx(np.mean([1 / 2, 1 / 4, 1, 1 / 2]))
+
+
+def test_codes_carry_the_lengths_of_their_segments():
+    codes = np.array([[[3, 7, 0], [1, 2, 0]]])
+    segments = np.array([[2, 1, 0]])
+    expected = [[[3 + 8, 7, 0], [1 + 8, 2, 0]]]
+    np.testing.assert_array_equal(with_lengths(codes, segments, 8), expected)
+    np.testing.assert_array_equal(with_lengths(jnp.array(codes), jnp.array(segments), 8), expected)
+    assert with_lengths(codes, None, 8) is codes

@@ -1,18 +1,15 @@
 """Features of a frozen encoder, to be kept in a tokenised dataset in the place of audio."""
 
-import hashlib
-import json
-from dataclasses import asdict
 from functools import cached_property
 
 import jax
 import numpy as np
 from etils import epath
 
-from quark_jax.encoders import FeatureConfig, SSLFeatures
+from quark_jax.encoders import FeatureConfig, SSLFeatures, features_hash
 
 
-class Conditioner:
+class FeatureEncoder:
     """Features of 16 kHz audio, computed in batches on the accelerator: `Networks.features`.
 
     Raises UserError as `SSLFeatures` does.
@@ -33,22 +30,8 @@ class Conditioner:
 
     @cached_property
     def hash(self) -> str:
+        """`features_hash` of the config."""
         return features_hash(self.config)
-
-
-def features_hash(config: FeatureConfig) -> str:
-    """Sixteen hexadecimal digits that tell apart features of other weights or settings, wherever
-    the encoder's folder lies."""
-    fields = {name: value for name, value in asdict(config).items() if name != "folder"}
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    if config.folder is not None:
-        for path in sorted(epath.Path(config.folder).glob("*")):
-            if path.suffix in (".json", ".safetensors", ".bin"):
-                digest.update(path.name.encode())
-                with path.open("rb") as file:
-                    while block := file.read(1 << 24):
-                        digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 @jax.jit

@@ -1,0 +1,7 @@
+"""python -m quark_jax.cli"""
+
+import sys
+
+from quark_jax.cli import main
+
+sys.exit(main())

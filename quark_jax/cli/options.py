@@ -1,0 +1,90 @@
+"""Options that several commands have, and what they refuse before any work is done."""
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from quark_jax.errors import UserError
+
+MODEL = Path("runs/demo/model")
+AUDIO = "wav, flac, ogg or mp3"
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def seed(text: str) -> int:
+    """What a key can be made of."""
+    value = int(text)
+    if not 0 <= value < 2**32:  # a key takes no more of it
+        raise argparse.ArgumentTypeError(f"{value} is not in 0 to {2**32 - 1}")
+    return value
+
+
+def count(text: str) -> int:
+    """A positive integer."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def audio_command(
+    commands, name: str, text: str, files: Mapping[str, str], run: Callable
+) -> argparse.ArgumentParser:
+    """A command on `files`, {name: help}: source and target, or target alone."""
+    command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    places = ("source", "target")[-len(files) :]
+    for place, (metavar, what) in zip(places, files.items(), strict=True):
+        command.add_argument(place, type=Path, metavar=metavar, help=what)
+    model_option(command)
+    command.set_defaults(run=run)
+    return command
+
+
+def model_option(command: argparse.ArgumentParser) -> None:
+    """--model"""
+    command.add_argument(
+        "--model", type=Path, default=MODEL, help="folder of the model; default: %(default)s"
+    )
+
+
+def mono_option(command: argparse.ArgumentParser) -> None:
+    """--mono"""
+    command.add_argument(
+        "--mono", choices=("mean", "first"), default="mean", help="how channels become one"
+    )
+
+
+def model_folder(model: Path) -> Path:
+    """`model`. Raises UserError where there is none."""
+    if not (model / "codec").is_dir():
+        raise UserError(
+            f"{model}: holds no model; run `quark demo` first, or name a model folder with --model"
+        )
+    return model
+
+
+def check_target(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse an output that cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{path}: unknown suffix {path.suffix!r}; use {', '.join(suffixes)}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Refuse an output in a folder that is not there or is closed to us."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path.parent, os.W_OK, effective_ids=effective):
+        raise UserError(f"{path}: folder {path.parent} cannot be written to; choose another")
