@@ -93,7 +93,11 @@ def test_language_models_are_of_the_size_that_is_said(name):
     assert f"{parameters / 1e6:.1f} M parameters" in said
     assert f"a parameter, {16 * parameters / 1e9:.2f} GB" in said
     second = model.pattern.steps(50) - model.pattern.steps(50 - int(codec.frame_rate))
-    assert f"{second} positions of the target, in each of which {model.pattern.heads} codes" in said
+    heads = model.pattern.heads
+    assert (
+        f"{second} positions of the target, in each of which {heads} codes are drawn, "
+        f"{second * heads} tokens" in said
+    )
     if "tiny" in name:
         assert parameters <= 30e6
 

@@ -9,10 +9,10 @@ from Hugging Face folders.
         --config.data.dataset runs/tokens --config.data.codec runs/codec-1.0/model/codec \
         --config.conditioner.audio.folder wavlm-base-plus --config.conditioner.text.folder t5-base
 
-A second of audio is 50 positions of the target, in each of which 4 codes are drawn, and 50 of the
-input or reference. Memory: parameters, gradient and two moments, float32 all of them, are 16 bytes
-a parameter, 3.58 GB; an average of the weights (--config.average=0.999) is 4 more. The activations
-of a batch and the encoders' weights come on top. On several devices,
+A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
+50 positions of the input or reference. Memory: parameters, gradient and two moments, float32 all of
+them, are 16 bytes a parameter, 3.58 GB; an average of the weights (--config.average=0.999) is 4
+more. The activations of a batch and the encoders' weights come on top. On several devices,
 --config.run.mesh.data=1 --config.run.mesh.fsdp=-1 splits parameters and moments over all.
 
 Published are AdamW at 5e-4, the cosine warm-up, the decay, the clipping and 32 sequences of 5 s on

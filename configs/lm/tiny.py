@@ -17,9 +17,9 @@ the encoder's features in the datasets, so that no step has to compute them:
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
-A second of audio is 50 positions of the target, in each of which 4 codes are drawn, and 50 of the
-input or reference. Memory in float32: parameters, gradient and two moments are 16 bytes a
-parameter, 0.07 GB; the activations of a batch come on top.
+A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
+50 positions of the input or reference. Memory in float32: parameters, gradient and two moments are
+16 bytes a parameter, 0.07 GB; the activations of a batch come on top.
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec and encoders
 to model/, which `quark restore --model runs/lm-tiny/model` takes. The same command goes on after an
@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
-            conditioner=ConditionerConfig(FeatureConfig("hugging_face"), TextConfig(max_tokens=32)),
+            conditioner=ConditionerConfig(FeatureConfig("hugging_face"), TextConfig(max_tokens=48)),
             data=replace(
                 config.data,
                 weights={"sr": 2.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 2.0},

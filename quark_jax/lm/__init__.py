@@ -9,6 +9,7 @@ from quark_jax.lm.layout import (
     drop_sections,
     feature_length,
 )
+from quark_jax.lm.lora import LoraConfig
 from quark_jax.lm.model import LanguageModel, LMLoss
 from quark_jax.lm.patterns import Delay, Flat, Parallel, Pattern, Vocabulary, make_pattern
 from quark_jax.lm.sampling import GREEDY, Sampling, generate
@@ -24,6 +25,7 @@ __all__ = [
     "LMConfig",
     "LMLoss",
     "LanguageModel",
+    "LoraConfig",
     "Packing",
     "Parallel",
     "Pattern",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 
 import jax
@@ -16,10 +17,12 @@ from quark_jax.encoders import features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 from quark_jax.interop.lm import lm_to_torch, load_lm
-from quark_jax.lm import LanguageModel, LMConfig
+from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.pipeline import QuarkAudio
 from quark_jax.training.lm_data import (
+    Datasets,
     LMData,
+    Unigram,
     check_conditioning,
     heldout_batches,
     open_datasets,
@@ -32,6 +35,7 @@ from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.metrics import Value
 from quark_jax.training.sharding import make_mesh, place_batch, shardings
 
+_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 # What of a model may be another than in the model that a training starts from.
 _MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "scan", "remat"}
 
@@ -75,52 +79,39 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     Raises UserError where data, codec and config do not fit each other, or where the run has gone
     astray (`fit`).
     """
-    data, seed = config.data, config.run.seed
-    tokeniser = _codec(data.codec)
-    datasets = open_datasets(data, tokeniser.weights_hash)
-    conditioner = Conditioner(
-        config.conditioner, dtype=jnp.bfloat16 if config.lm.dtype == "bfloat16" else None
-    )
+    tokeniser = _codec(config.data.codec)
+    datasets = open_datasets(config.data, tokeniser.weights_hash)
+    conditioner = Conditioner(config.conditioner, dtype=_DTYPES[config.lm.dtype])
     check_conditioning(datasets, conditioner)
-    lm = _fitted(config.lm, tokeniser, conditioner)
-    start = _start(config.start, lm, tokeniser, conditioner, seed) if config.start else None
-    batches = training_batches(datasets, data, lm, conditioner, seed)
-    unigram = unigrams(datasets, "train", lm)
-    learning = LMLearning(lm, config, tasks=tuple(unigram), packing=data.packing, seed=seed)
+    config = replace(config, lm=_fitted(config.lm, tokeniser, conditioner))
+    before = QuarkAudio.load(config.start) if config.start else None
+    start = _start(before, config, tokeniser, conditioner) if before else None
+    unigram = unigrams(datasets, "train", config.lm)
+    learning = LMLearning(
+        config.lm, config, tasks=unigram, packing=config.data.packing, seed=config.run.seed
+    )
     mesh = make_mesh(config.run.mesh)
     frozen = Frozen(conditioner, start if config.lora.rank else None)
     frozen = jax.device_put(frozen, shardings(frozen, mesh, config.run.mesh.rules))
-    heldout = heldout_batches(
-        datasets,
-        conditioner,
-        batch_size=data.batch_size,
-        count=data.heldout,
-        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    )
-    scores = heldout_evaluation(
-        learning, frozen, (place_batch(batch, mesh) for batch in heldout), unigram
-    )
-    listen = _listening(config, learning, frozen, datasets, tokeniser)
-
-    def evaluate(state: LMState, number: int) -> Mapping[str, Value]:
-        return scores(state) | listen(state, number)
-
     state = fit(
         learning.init,
         learning.step,
-        batches,
+        training_batches(datasets, config.data, config.lm, conditioner, config.run.seed),
         run=config.run,
         mesh=mesh,
-        config=to_dict(replace(config, lm=lm)),
+        config=to_dict(config),
         workdir=workdir,
-        evaluate=evaluate,
+        evaluate=_evaluation(config, learning, frozen, datasets, unigram, tokeniser, mesh),
         label="language model",
         frozen=frozen,
         start=(start,),
     )
-    seconds = max(dataset.metadata["seconds"] for dataset in datasets.values())
     quark = QuarkAudio(
-        learning.model(state, frozen), conditioner, tokeniser, seconds=seconds, tasks=learning.tasks
+        learning.model(state, frozen),
+        conditioner,
+        tokeniser,
+        seconds=max(dataset.metadata["seconds"] for dataset in datasets.values()),
+        tasks=tuple(sorted({*unigram, *(before.tasks if before else ())}, key=TASK_IDS.get)),
     )
     quark.save(epath.Path(workdir) / "model")
     return quark
@@ -152,50 +143,60 @@ def _fitted(lm: LMConfig, tokeniser: Tokeniser, conditioner: Conditioner) -> LMC
 
 
 def _start(
-    folder: str, lm: LMConfig, tokeniser: Tokeniser, conditioner: Conditioner, seed: int
+    before: QuarkAudio, config: LMTraining, tokeniser: Tokeniser, conditioner: Conditioner
 ) -> nnx.State:
-    """Parameters of the model in `folder`, in the layout of `lm`; further task vectors, and the
+    """Parameters of a trained model, in the layout of `config.lm`; further task vectors, and the
     adapter of captions where it had none, are new."""
-    quark = QuarkAudio.load(folder)
-    if quark.tokeniser.weights_hash != tokeniser.weights_hash:
-        raise UserError(f"{folder}: was trained on another codec; give the data of its own")
-    theirs, own = (c.config.audio for c in (quark.conditioner, conditioner))
+    folder, lm = config.start, config.lm
+    if before.tokeniser.weights_hash != tokeniser.weights_hash:
+        raise UserError(f"{folder}: was trained on another codec; give data of its own codec")
+    theirs, own = (each.config.audio for each in (before.conditioner, conditioner))
     if features_hash(theirs) != features_hash(own):
         raise UserError(
-            f"{folder}: was trained on other features; set conditioner.audio as it was, to "
-            f"{folder}/encoders/audio where that is there"
+            f"{folder}: was trained on other features; set conditioner.audio as it was then, its "
+            f"folder, if any, to {folder}/encoders/audio"
         )
-    before, wanted = to_dict(quark.lm.config), to_dict(lm)
-    changed = [name for name in differences(before, wanted) if name not in _MAY_CHANGE]
+    were, are = to_dict(before.lm.config), to_dict(lm)
+    changed = [name for name in differences(were, are) if name not in _MAY_CHANGE]
+    changed += [name for name in ("task_rows", "text_channels") if were[name] > are[name]]
+    if were["text_channels"] not in (0, are["text_channels"]):
+        changed.append("text_channels")
     if changed:
         raise UserError(f"lm: {', '.join(changed)} differ from the model in {folder}; set as there")
-    if quark.lm.config.text_channels not in (0, lm.text_channels) or (
-        quark.lm.config.task_rows > lm.task_rows
-    ):
-        raise UserError(f"lm: has less room for tasks or captions than the model in {folder}")
-    fresh = lm_to_torch(LanguageModel(lm, rngs=nnx.Rngs(seed)))
-    state = lm_to_torch(quark.lm)
+    state = lm_to_torch(before.lm)
+    fresh = lm_to_torch(LanguageModel(lm, rngs=nnx.Rngs(config.run.seed)))
     state["tasks"] = np.concatenate([state["tasks"], fresh["tasks"][len(state["tasks"]) :]])
     return nnx.state(load_lm(fresh | state, lm, source=folder))
 
 
-def _listening(
+def _evaluation(
     config: LMTraining,
     learning: LMLearning,
     frozen: Frozen,
-    datasets: Mapping,
+    datasets: Datasets,
+    unigram: Mapping[str, Unigram],
     tokeniser: Tokeniser,
-) -> Callable[[LMState, int], Mapping[str, Value]]:
-    """Evaluation of audio where it is due, and nothing elsewhere."""
-    every, count = config.eval_audio_every, config.data.heard
-    if not every:
-        return lambda state, number: {}
-    if jax.process_count() > 1:
-        raise UserError("eval_audio_every: audio is evaluated by one process alone; set 0")
-    batches = heldout_batches(datasets, frozen.conditioner, batch_size=count, count=count)
-    evaluate = audio_evaluation(learning, frozen, batches, tokeniser, config.run.seed)
+    mesh: jax.sharding.Mesh,
+) -> Callable[[LMState, int], dict[str, Value]]:
+    """What `fit` calls: loss and accuracy of held-out sequences, and audio where it is due."""
+    data, every = config.data, config.eval_audio_every
+    batches = partial(heldout_batches, datasets, frozen.conditioner)
+    heldout = batches(
+        batch_size=data.batch_size,
+        count=data.heldout,
+        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
+    score = heldout_evaluation(
+        learning, frozen, [place_batch(batch, mesh) for batch in heldout], unigram
+    )
+    if every:
+        if jax.process_count() > 1:
+            raise UserError("eval_audio_every: one process alone evaluates audio; set 0")
+        heard = list(batches(batch_size=data.heard, count=data.heard))
+        listen = audio_evaluation(learning, frozen, heard, tokeniser, config.run.seed)
 
-    def listen(state: LMState, number: int) -> Mapping[str, Value]:
-        return {} if number % every and number != config.run.steps else evaluate(state)
+    def evaluate(state: LMState, number: int) -> dict[str, Value]:
+        due = every and (number % every == 0 or number == config.run.steps)
+        return score(state) | (listen(state) if due else {})
 
-    return listen
+    return evaluate

@@ -18,7 +18,7 @@ from quark_jax.lm import TASK_IDS, LMConfig, Packing, Targets
 
 Batch = Mapping[str, jax.Array]
 Datasets = Mapping[str, TokenisedDataset]
-_SAMPLE = 4096  # records of a dataset that are counted, at most
+_SAMPLE = 2048  # records of a dataset that are counted, at most
 
 
 @dataclass(frozen=True)

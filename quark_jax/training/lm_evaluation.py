@@ -1,6 +1,6 @@
 """Held-out evaluation of a language model in training: loss and accuracy, and audio to hear."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
 import jax
@@ -11,12 +11,13 @@ from quark_jax import audio
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi
 from quark_jax.evaluation.pictures import picture
-from quark_jax.hcodec import Codes, Tokeniser
-from quark_jax.lm import TASKS, LMConfig, Targets, generate, task
+from quark_jax.hcodec import Tokeniser
+from quark_jax.lm import TASKS, generate, task
 from quark_jax.pipeline import SAMPLING
 from quark_jax.training.lm_data import Unigram, read_targets
 from quark_jax.training.lm_step import Frozen, LMLearning, LMState, measures
 from quark_jax.training.metrics import Clip, Picture, Value
+from quark_jax.windows import decode
 
 _INPUT_RATE = 16_000  # Hz
 
@@ -24,12 +25,11 @@ _INPUT_RATE = 16_000  # Hz
 def heldout_evaluation(
     learning: LMLearning,
     frozen: Frozen,
-    batches: Iterable[Mapping[str, jax.Array]],
+    batches: Sequence[Mapping[str, jax.Array]],
     unigram: Mapping[str, Unigram],
 ) -> Callable[[LMState], dict[str, float]]:
     """What gives `measures` of `batches`, over everything and of each task, beside the unigram
     baselines of the tasks that the batches hold."""
-    batches = list(batches)
 
     @jax.jit
     def score(state: LMState, batch: Mapping[str, jax.Array], frozen: Frozen):
@@ -61,7 +61,7 @@ def heldout_evaluation(
 def audio_evaluation(
     learning: LMLearning,
     frozen: Frozen,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Sequence[Mapping[str, np.ndarray]],
     tokeniser: Tokeniser,
     seed: int,
 ) -> Callable[[LMState], dict[str, Value]]:
@@ -70,32 +70,28 @@ def audio_evaluation(
     It gives of each task the mean STOI, where the target is speech of given length, and the mean
     mel distance, where it has a given length; of each item what was heard, with spectrograms.
     """
-    batches = list(batches)
     conditioned = jax.jit(lambda frozen, batch: frozen.conditioner(batch))
 
+    def bound(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
+        """Frames of each item at the full rate, and the most that there are."""
+        frames = batch["segments"].sum(-1) if "segments" in batch else batch["frames"]
+        return frames, int(frames.max())
+
     def made(state: LMState, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        conditions = conditioned(frozen, batch)
-        size, longest = len(batch["task"]), batch["acoustic"].shape[-1]
-        frames = batch["frames"]
-        if "segments" in batch:
-            frames = batch["segments"].sum(-1)
-            longest = int(frames.max())
+        frames, longest = bound(batch)
         aligned = np.array([TASKS[number].aligned for number in batch["task"]])
-        return _waves(
-            generate(
-                learning.model(state, frozen),
-                conditions,
-                jnp.asarray(np.where(aligned, frames, longest)),
-                jax.random.split(jax.random.key(seed), size),
-                SAMPLING,
-                max_frames=longest,
-            ),
-            learning.lm,
-            tokeniser,
+        codes = generate(
+            learning.model(state, frozen),
+            conditioned(frozen, batch),
+            jnp.asarray(np.where(aligned, frames, longest)),
+            jax.random.split(jax.random.key(seed), len(frames)),
+            SAMPLING,
+            max_frames=longest,
         )
+        return decode(tokeniser, codes, longest)
 
     targets = [
-        _waves(read_targets(batch, learning.lm), learning.lm, tokeniser) for batch in batches
+        decode(tokeniser, read_targets(batch, learning.lm), bound(batch)[1]) for batch in batches
     ]
 
     def evaluate(state: LMState) -> dict[str, Value]:
@@ -114,27 +110,6 @@ def audio_evaluation(
         return values
 
     return evaluate
-
-
-def _waves(codes: Targets, config: LMConfig, tokeniser: Tokeniser) -> list[np.ndarray]:
-    """The decoded audio [samples] of each item."""
-    streams = [np.asarray(codes.acoustic), np.asarray(codes.semantic)]
-    frames = np.asarray(codes.frames)
-    if config.max_segment > 1:
-        past = (np.arange(streams[0].shape[-1]) >= frames[:, None])[:, None]
-        plain = Codes.unpack(*(np.where(past, -1, s) for s in streams), config.acoustic_size)
-        lengths = np.asarray(plain.lengths)
-        frames = lengths.sum(-1)
-        # Every code as often as it has frames, the last one also in the place of nothing.
-        repeats = lengths.copy()
-        repeats[:, -1] += frames.max() - frames
-        streams = [
-            np.stack([np.repeat(i, n, axis=-1) for i, n in zip(s, repeats, strict=True)])
-            for s in (np.asarray(plain.acoustic), np.asarray(plain.semantic))
-        ]
-    waves = tokeniser.decode_batch(Codes(*streams), frames)
-    hop = tokeniser.config.hop
-    return [wave[: count * hop] for wave, count in zip(waves, frames, strict=True)]
 
 
 def _input(batch: Mapping[str, np.ndarray], index: int, rate: int) -> dict[str, np.ndarray]:

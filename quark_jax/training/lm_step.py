@@ -1,6 +1,6 @@
 """One step of training the language model, and what is measured of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class LMLearning:
         lm: LMConfig,
         config: LearningConfig,
         *,
-        tasks: Sequence[str],
+        tasks: Iterable[str],
         packing: Packing | None,
         seed: int,
     ):

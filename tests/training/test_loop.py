@@ -34,7 +34,8 @@ def step(state: State, batch: jax.Array, frozen: tuple) -> tuple[State, dict[str
     """Depends on all there is to save: state, key and the place in the data."""
     noise = jax.random.normal(jax.random.fold_in(state.key, state.step))
     total = 0.5 * state.total + jnp.mean(batch) + noise
-    return State(state.step + 1, state.key, total), {"loss": total}
+    rare = jnp.where(state.step % 2, 1.0, jnp.nan)  # there is nothing to measure in half the steps
+    return State(state.step + 1, state.key, total), {"loss": total, "rare": rare}
 
 
 def batches() -> grain.DatasetIterator:
@@ -73,6 +74,7 @@ def test_rows_of_a_whole_run(whole):
     _, rows = whole
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "held" in row] == [0, 3, 5]
+    assert ["rare" in row for row in rows if "loss" in row] == [False, True] * 2 + [False]
     assert rows[-2]["loss"] == rows[-1]["held"]
 
 

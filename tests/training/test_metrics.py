@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from quark_jax.training.metrics import MetricWriter, read_metrics
+from quark_jax.training.metrics import Clip, MetricWriter, Picture, read_metrics
 
 
 def steps(workdir) -> list[int]:
@@ -22,6 +23,18 @@ def test_rows_come_back_as_they_were(tmp_path):
     write(tmp_path / "run", range(4))
     assert read_metrics(tmp_path / "run") == [{"step": i, "loss": i / 3} for i in range(4)]
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_clips_and_pictures_are_in_tensorboard_alone(tmp_path):
+    writer = MetricWriter(tmp_path)
+    wave, pixels = np.zeros(800, np.float32), np.zeros((4, 5, 3), np.uint8)
+    writer.write(2, {"loss": 1.0, "heard": Clip(wave, 8000), "seen": Picture(pixels)})
+    writer.close()
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 1.0}]
+    [events] = (tmp_path / "tensorboard").iterdir()
+    events = events.read_bytes()
+    for part in (b"heard", b"WAVEfmt", b"seen", b"PNG"):
+        assert part in events
 
 
 def test_no_file_is_no_rows(tmp_path):

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from quark_jax.errors import UserError
 from quark_jax.training.optimiser import OptimiserConfig, optimiser, schedule
 
 
@@ -23,6 +24,10 @@ from quark_jax.training.optimiser import OptimiserConfig, optimiser, schedule
             {0: 0.25, 1: 0.4375, 2: 0.625, 3: 0.8125, 4: 1, 5: 0.5, 7: 0.125, 8: 0.1, 99: 0.1},
         ),
         (OptimiserConfig(peak=1.0, warmup=4), {0: 0.25, 4: 1, 5: 1, 1000: 1}),
+        (
+            OptimiserConfig(peak=2.0, warmup=4, rise="cosine", decay=0.5),
+            {0: 0, 1: 1 - 0.5**0.5, 2: 1, 3: 1 + 0.5**0.5, 4: 2, 5: 1},
+        ),
         (OptimiserConfig(peak=1.0, decay=0.5, floor=0.0), {20: 0.5**20}),
     ],
 )
@@ -31,6 +36,11 @@ def test_schedule(config, wanted):
     for step, value in wanted.items():
         assert float(rate(step)) == pytest.approx(value, rel=1e-6)
         assert float(jax.jit(rate)(step)) == pytest.approx(value, rel=1e-6)
+
+
+def test_a_rise_there_is_not_is_refused():
+    with pytest.raises(UserError, match=r"optimiser\.rise 'steep': choose linear or cosine"):
+        OptimiserConfig(rise="steep")
 
 
 def state(**arrays) -> nnx.State:
