@@ -23,11 +23,21 @@ from quark_jax.interop.files import read_state, write_state
 from quark_jax.interop.lm import lm_to_torch, load_lm
 from quark_jax.lm import TASK_IDS, Conditions, LanguageModel, LMConfig, Sampling, task
 from quark_jax.lm import generate as generate_codes
-from quark_jax.windows import Job, Window, batches, cut, decode, fit, loudest, stack
+from quark_jax.windows import (
+    INPUT_RATE,
+    Job,
+    Window,
+    at_input_rate,
+    batches,
+    cut,
+    decode,
+    fit,
+    loudest,
+    stack,
+)
 
 Progress = Callable[[Iterable], Iterable]
 Done = tuple[Job, tuple[np.ndarray, ...]]
-_RATE = 16000  # Hz of the audio that conditions
 
 # Little room for chance: what was said is given, only its sound is to be found.
 SAMPLING = Sampling(temperature=0.7, top_k=50)
@@ -217,18 +227,16 @@ class QuarkAudio:
         UserError as the method does.
         """
         self.check(name)
-        about, samples = task(name), round(self.seconds * _RATE)
-        if about.caption and not text.strip():
-            raise UserError("text: empty; say what is wanted")
-        caption = self.conditioner.tokens(text) if about.caption else ()
+        about, samples = task(name), self._samples
+        caption = self.caption(text) if about.caption else ()
         if not about.input:
             frames, rate = self._frames(seconds), self.tokeniser.config.sample_rate
             return Job(name, frames, rate, None, caption=caption, seed=seed, label=label)
-        speech = _at_input_rate("audio", wave, rate)
+        speech = at_input_rate("audio", wave, rate)
         references = None
         if about.reference:
             rate_of = rate if reference_rate is None else reference_rate
-            heard = _at_input_rate("reference", reference, rate_of)
+            heard = at_input_rate("reference", reference, rate_of)
             if name == "aec":  # it passes beside the input
                 references = cut(fit(heard, len(speech)), samples)
             else:
@@ -237,7 +245,7 @@ class QuarkAudio:
             inputs, length = cut(speech, samples), len(wave)
         elif len(speech) > samples:
             raise UserError(
-                f"audio: {len(speech) / _RATE:.2f} s, but at most {self.seconds:g} s can be "
+                f"audio: {len(wave) / rate:.2f} s, but at most {self.seconds:g} s can be "
                 "edited; cut it to that"
             )
         else:
@@ -259,6 +267,13 @@ class QuarkAudio:
                 f"task {name} ({about.title}): the model has no text encoder; use one that was "
                 "trained with captions"
             )
+
+    def caption(self, text: str) -> list[int]:
+        """Token ids of an instruction or description. Raises UserError where it says nothing, or
+        has more tokens than captions in training could have."""
+        if not text.strip():
+            raise UserError("text: empty; say what is wanted")
+        return self.conditioner.tokens(text)
 
     def run(
         self,
@@ -293,13 +308,7 @@ class QuarkAudio:
                     waves = []
 
     def _one(
-        self,
-        name: str,
-        wave: np.ndarray | None,
-        rate: int | None,
-        options: Options,
-        *reference: Any,
-        **more: Any,
+        self, name: str, wave: Any, rate: Any, options: Options, *reference: Any, **more: Any
     ) -> tuple[np.ndarray, ...]:
         options = dict(options)
         job = self.job(name, wave, rate, *reference, seed=options.pop("seed", 0), **more)
@@ -310,10 +319,9 @@ class QuarkAudio:
         """Jobs of separation with their first speaker as the reference of all their windows."""
 
         def first(job: Job) -> Job:
-            samples = job.inputs.shape[1]
-            heard = loudest(job.inputs.reshape(-1), samples)[None]
-            name = task(job.task).passes[0]
-            return replace(job, task=name, inputs=heard, rate=_RATE, samples=samples, label=job)
+            heard = loudest(job.inputs.reshape(-1), self._samples)
+            found = {"rate": INPUT_RATE, "samples": len(heard), "label": job}
+            return replace(job, task=task(job.task).passes[0], inputs=heard[None], **found)
 
         for job, (speaker,) in self.run(map(first, jobs), sampling=sampling, batch=batch):
             yield replace(job.label, references=speaker[None])
@@ -338,7 +346,7 @@ class QuarkAudio:
         tokens = self.conditioner.config.text.max_tokens
         targets = generate_codes(
             self.lm,
-            _conditions(self.conditioner, stack(filled, round(self.seconds * _RATE), tokens)),
+            _conditions(self.conditioner, stack(filled, self._samples, tokens)),
             np.array([window.job.frames for window in filled]),
             _keys(np.array([(window.job.seed, window.number) for window in filled], np.uint32)),
             sampling,
@@ -358,9 +366,14 @@ class QuarkAudio:
         return tuple(results)
 
     @property
+    def _samples(self) -> int:
+        """Samples of a window at 16 kHz."""
+        return round(self.seconds * INPUT_RATE)
+
+    @property
     def _window(self) -> int:
         """Samples of a window at the codec's rate."""
-        return round(round(self.seconds * _RATE) / _RATE * self.tokeniser.config.sample_rate)
+        return round(self._samples / INPUT_RATE * self.tokeniser.config.sample_rate)
 
     def _frames(self, seconds: float | None = None) -> int:
         """Codec frames of a window, the last one filled up as in training; or as many as fit in
@@ -374,16 +387,6 @@ class QuarkAudio:
                 "than 0 and at most that"
             )
         return max(1, int(seconds * config.sample_rate) // config.hop)
-
-
-def _at_input_rate(name: str, wave: np.ndarray | None, rate: int | None) -> np.ndarray:
-    """One channel float32 [samples at 16 kHz]. Raises UserError where it cannot be used."""
-    wave = np.asarray(wave, np.float32)
-    if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
-        raise UserError(f"{name}: pass one channel [samples] of finite numbers")
-    if rate is None or rate < 1:
-        raise UserError(f"{name}: a rate of {rate} Hz; pass that of the recording")
-    return audio.resample(wave, rate, _RATE)
 
 
 @jax.jit

@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from quark_jax import audio
+from quark_jax.errors import UserError
 from quark_jax.hcodec import Codes, Tokeniser
 from quark_jax.lm import TASK_IDS, Targets, task
 
 T = TypeVar("T")
+INPUT_RATE = 16000  # Hz of the audio that conditions
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,16 @@ class Window:
     last: bool
     input: np.ndarray | None
     reference: np.ndarray | None
+
+
+def at_input_rate(name: str, wave: np.ndarray | None, rate: int | None) -> np.ndarray:
+    """One channel float32 [samples at 16 kHz]. Raises UserError where it cannot be used."""
+    wave = np.asarray(wave, np.float32)
+    if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
+        raise UserError(f"{name}: pass one channel [samples] of finite numbers")
+    if rate is None or rate < 1:
+        raise UserError(f"{name}: a rate of {rate} Hz; pass that of the recording")
+    return audio.resample(wave, rate, INPUT_RATE)
 
 
 def cut(wave: np.ndarray, samples: int) -> np.ndarray:

@@ -230,7 +230,12 @@ def _run_folder(
 
     from quark_jax.cli.recordings import settle
 
+    # What is wrong with all of them is told once.
+    if command.reference and not options.reference.is_dir():
+        _read_reference(options.reference, options.mono)
     quark = _open(command, options)
+    if command.text and len({recording.text for recording in found}) == 1:
+        quark.caption(found[0].text)
     settle(options.target, _settings(command, options))
     missing = [recording for recording in found if not recording.done]
     if command.task == "edit":  # a batch lasts as long as its longest

@@ -89,7 +89,9 @@ BAD_LMS = {
         lambda f: f["lm"].update(width=64),
         "lm/model.safetensors: does not fit",
     ),
-    "unknown features": _edited("lm/config.json", lambda f: f["features"].update(kind="bark")),
+    "unknown tasks": _edited("lm/config.json", lambda f: f.update(tasks=["sing"])),
+    "no encoders": _removed("encoders"),
+    "unknown features": _edited("encoders/config.json", lambda f: f["audio"].update(kind="bark")),
     "half the lm weights": _written("lm/model.safetensors", lambda data: data[: len(data) // 2]),
     "another codec": _other_weights,
 }

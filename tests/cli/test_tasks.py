@@ -239,6 +239,23 @@ def test_bad_places_for_results(quark, every_task, recordings, contents, folder,
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value", "reason"),
+    [
+        ("extract", "--enrol", "none.wav", "none.wav: no such file"),
+        ("query", "--text", "keep " * 7, "at most 6 fit"),
+        ("query", "--text", "@none", "none: cannot be read"),
+        ("query", "--text", "@in", "a.txt: cannot be read (No such file"),
+    ],
+)
+def test_what_is_wrong_with_all_is_told_once(
+    quark, every_task, recordings, folder, command, option, value, reason
+):
+    said = quark(command, "in", "out", option, value, "--model", every_task)
+    assert said.code == 2 and said.err.count("\n") == 1 and reason in said.err, said
+    assert not (folder / "out").exists()
+
+
 def test_a_folder_without_recordings(quark, every_task, folder):
     (folder / "in").mkdir()
     said = quark("restore", "in", "out", "--model", every_task)
