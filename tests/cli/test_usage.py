@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,12 +45,11 @@ def test_wrong_usage_is_one_line(quark, arguments):
     assert said.code == 2 and said.err.count("\n") == 1 and "--help" in said.err
 
 
-def test_help_is_quick_and_says_what_there_is(quark):
+def test_help_loads_nothing_large_and_says_what_there_is(quark):
     script = "import sys; from quark_jax.cli import main\ntry: main(['--help'])\n"
     script += "except SystemExit: sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0 and time.perf_counter() - began < 2
+    assert done.returncode == 0
     for command in ("demo", "tokenize", "detokenize", "restore"):
         assert f"\n    {command} " in done.stdout.replace("\n    detokenize\n", "\n    detokenize ")
         said = quark(command, "--help")
