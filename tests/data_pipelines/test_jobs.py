@@ -27,6 +27,7 @@ from quark_jax.encoders import FeatureConfig, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
 from quark_jax.interop import as_shapes
+from quark_jax.interop.files import write_state
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -154,9 +155,10 @@ def test_a_task_or_split_that_is_not_there_is_named(job):
 
 
 def test_features_are_told_apart_by_weights_and_settings_not_by_place(tmp_path):
-    for name, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+    for name, weight in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        (tmp_path / name / "config.json").write_text("{}")
+        write_state(tmp_path / name / "model.safetensors", {"weight": np.full(2, weight)})
 
     def hash_of(name: str, **options) -> str:
         folder = str(tmp_path / name)
