@@ -128,6 +128,9 @@ def load_torch(
     for path, rows in stacks.items():
         stacked = np.stack([rows[i] for i in range(len(rows))])
         _variable(model, path).set_value(jnp.asarray(stacked))
+    for _, part in nnx.iter_graph(model):
+        if isinstance(part, nnx.Variable) and 0 in (value := part.get_value()).shape:
+            part.set_value(jnp.zeros(value.shape, value.dtype))  # a stack of no layers
 
 
 def to_torch(model: nnx.Module, table: Sequence[Entry]) -> dict[str, np.ndarray]:
