@@ -9,8 +9,8 @@ on after an interruption. Any field can be set on the command line: --config.run
 domains in the manifest, --config.data.weights sets how often each is drawn.
 
 Discriminators join at step 6 000. On two CPU cores a step takes 0.2 s before and 1.0 to 1.6 s
-after, three quarters of an hour in all; the process holds 3.2 GB. On 8 h of speech it came to STOI
-0.857 and PESQ-WB 1.48 on speakers it had not heard (README.md in this folder).
+after, 45 to 60 minutes in all; the process holds 3.2 GB. On 8 h of speech it came to STOI 0.857 and
+PESQ-WB 1.48 on speakers it had not heard (README.md in this folder).
 
 After a colon stands what is different, for ablations:
 
