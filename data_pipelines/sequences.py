@@ -98,14 +98,13 @@ def token_batches(
         for members in _buckets(lengths, buckets if train else 1)
     ]
     packed = packing and _Packed(packing, np.concatenate([positions(found) for found in lengths]))
-    steps = [as_waves, packing and _join_rows, place]
     prefixes = {name: dataset.metadata["prefixes"][split] for name, dataset in datasets.items()}
     return make_batches(
         _drawn(records, pools, weights, seed if train else None, packed),
         batch_size=batch_size,
         made_with=_made_with(records, prefixes, batch_size, seed, weights)
         | {"buckets": buckets, "packing": packing and asdict(packing)},
-        after=_Chain(list(filter(None, steps))),
+        after=_chain(as_waves, packing and _join_rows, place),
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
@@ -163,18 +162,23 @@ def example_batches(
         target=round(seconds * rates.pop()),
     )
     members = [np.arange(len(source)) for source in sources.values()]
-    steps = [step for step in (encode and Coded(encode, hop), place) if step]
     prefixes = {name: prefix_of(name, source.describe()) for name, source in sources.items()}
     return make_batches(
         _drawn(sources, [(members, shape.of_example)], weights, seed if train else None),
         batch_size=batch_size,
         made_with=_made_with(sources, prefixes, batch_size, seed, weights),
         sources=list(sources.values()),
-        after=_Chain(steps) if steps else None,
+        after=_chain(encode and Coded(encode, hop), place),
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
     )
+
+
+def _chain(*steps: Callable[[Any], Any] | None) -> "_Chain | None":
+    """Those of `steps` that there are, one after another."""
+    there = [step for step in steps if step]
+    return _Chain(there) if there else None
 
 
 def _made_with(

@@ -14,6 +14,7 @@ from quark_jax.errors import UserError
 
 
 def add_code_commands(commands) -> None:
+    """Add `quark tokenize` and `quark detokenize` to the subparsers `commands`."""
     tokenize = audio_command(
         commands,
         "tokenize",

@@ -120,6 +120,7 @@ COMMANDS = (
 
 
 def add_task_commands(commands) -> None:
+    """Add the commands of `COMMANDS` to the subparsers `commands`."""
     for command in COMMANDS:
         _add(commands, command)
 

@@ -7,6 +7,7 @@ from quark_jax.cli.options import model_folder, model_option, number
 
 
 def add_weight_commands(commands) -> None:
+    """Add `quark import` and `quark export` to the subparsers `commands`."""
     take = commands.add_parser(
         "import",
         help="H-Codec checkpoint of PyTorch to model folder",

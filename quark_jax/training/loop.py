@@ -87,21 +87,13 @@ def fit(
     row; the newest checkpoint is from before them, or holds the state that they left as it was.
     """
 
-    def begin(*start: Any) -> Run:
-        return Run(init(*start), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
-
     with ExitStack() as stack:
         stack.enter_context(closing(batches))
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=run.keep)))
-        shapes = jax.eval_shape(begin, *start)
-        placed = shardings(shapes, mesh, run.mesh.rules)
-        if (first := checkpoints.latest) is None:
-            start = jax.device_put(start, shardings(start, mesh, run.mesh.rules))
-            now = jax.jit(begin, out_shardings=placed)(*start)
-        else:
-            now = checkpoints.restore(abstract(shapes, placed), batches, config)
-            if first >= run.steps:
-                return now.state
+        first = checkpoints.latest
+        now, placed = _begin(init, start, checkpoints, batches, config, mesh, run.mesh.rules)
+        if first is not None and first >= run.steps:
+            return now.state
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
         compiled = jax.jit(
@@ -129,6 +121,29 @@ def fit(
                 checkpoints.save(number, now, batches, config)
             log.restart()
     return now.state
+
+
+def _begin(
+    init: Callable[..., Any],
+    start: tuple,
+    checkpoints: Checkpoints,
+    batches: grain.DatasetIterator,
+    config: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    rules: Mapping[str, Any],
+) -> tuple[Run, Run]:
+    """Where the run stands, which is the newest checkpoint or what `init(*start)` makes, and how
+    it is laid out on the mesh."""
+
+    def begin(*start: Any) -> Run:
+        return Run(init(*start), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    shapes = jax.eval_shape(begin, *start)
+    placed = shardings(shapes, mesh, rules)
+    if checkpoints.latest is not None:
+        return checkpoints.restore(abstract(shapes, placed), batches, config), placed
+    start = jax.device_put(start, shardings(start, mesh, rules))
+    return jax.jit(begin, out_shardings=placed)(*start), placed
 
 
 def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
