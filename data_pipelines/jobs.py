@@ -36,6 +36,7 @@ class Job:
         rounds: examples of each recording, every one made anew.
         features: None keeps input and reference as audio; "log_mel" or the folder of an encoder
             (the average of its hidden states) keeps those features.
+        window: seconds that a Whisper hears at once (`FeatureConfig.window`).
         batch_size: examples encoded at once.
         alignments: words of the recordings, a CTM file or a folder of TextGrids, for the tasks that
             edit speech.
@@ -49,6 +50,7 @@ class Job:
     seed: int = 0
     rounds: int = 1
     features: str | None = None
+    window: float | None = None
     batch_size: int = 8
     alignments: str | None = None
 
@@ -59,7 +61,7 @@ class Job:
             UserError: where something named is missing, or does not fit the task.
         """
         codec = _tokeniser(self.codec)
-        heard = _feature_encoder(self.features) if self.features else None
+        heard = self._features
         networks = Networks(
             codec.encode_batch,
             codec.config.hop,
@@ -90,12 +92,18 @@ class Job:
             codec_hash=networks.codec_hash,
             hop=networks.hop,
             features=networks.features,
-            encoder=_feature_encoder(self.features).name if self.features else "",
+            encoder=self._features.name if self._features else "",
             encoder_hash=networks.encoder_hash,
             batch_size=networks.batch_size,
             examples_per_shard=examples_per_shard,
             beam=Beam(self.load, tuple(beam)) if beam else None,
         )
+
+    @property
+    def _features(self) -> FeatureEncoder | None:
+        if self.window is not None and not self.features:
+            raise UserError("features_window: there are no features; leave it out")
+        return _feature_encoder(self.features, self.window) if self.features else None
 
     @property
     def _manifests(self) -> tuple[str, ...]:
@@ -130,7 +138,7 @@ def _tokeniser(folder: str) -> Tokeniser:
 
 
 @cache
-def _feature_encoder(name: str) -> FeatureEncoder:
+def _feature_encoder(name: str, window: float | None) -> FeatureEncoder:
     if name == "log_mel":
-        return FeatureEncoder(FeatureConfig())
-    return FeatureEncoder(FeatureConfig(kind="hugging_face", folder=name))
+        return FeatureEncoder(FeatureConfig(window=window))
+    return FeatureEncoder(FeatureConfig(kind="hugging_face", folder=name, window=window))

@@ -40,6 +40,9 @@ _FEATURES = flags.DEFINE_string(
     "Keep features in the place of input and reference audio: log_mel, or the folder of an encoder "
     "(all hidden states averaged).",
 )
+_WINDOW = flags.DEFINE_float(
+    "features_window", None, "Seconds that a Whisper of --features hears at once; its own are 30."
+)
 _ALIGNMENTS = flags.DEFINE_string(
     "alignments", None, "CTM file, or folder of TextGrids, for the tasks that edit speech."
 )
@@ -67,6 +70,7 @@ def _run(beam: Sequence[str]) -> None:
             seed=_SEED.value,
             rounds=_ROUNDS.value,
             features=_FEATURES.value,
+            window=_WINDOW.value,
             batch_size=_BATCH.value,
             alignments=_ALIGNMENTS.value,
         )

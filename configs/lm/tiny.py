@@ -9,10 +9,12 @@ Speech restoration alone, conditioned by log-mel features: 4.3 M parameters.
 
 Five tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
 Face folders: 4.5 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
-the encoder's features in the datasets, so that no step has to compute them:
+the encoder's features in the datasets, so that no step has to compute them. Examples have 5 s, so
+Whisper hears windows of 5 s, not of 30, at a twentieth of the cost:
 
     python launch/tokenise.py --manifest corpus.jsonl --codec runs/codec-tiny/model/codec \
-        --out runs/tokens-mix --task sr,tse,rtse,lass,edit --features whisper-tiny
+        --out runs/tokens-mix --task sr,tse,rtse,lass,edit --features whisper-tiny \
+        --features_window 5
     python launch/train_lm.py --config configs/lm/tiny.py:mix --workdir runs/lm-mix \
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
@@ -56,7 +58,9 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
-            conditioner=ConditionerConfig(FeatureConfig("hugging_face"), TextConfig(max_tokens=48)),
+            conditioner=ConditionerConfig(
+                FeatureConfig("hugging_face", window=5.0), TextConfig(max_tokens=48)
+            ),
             data=replace(
                 config.data,
                 weights={"sr": 2.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 2.0},

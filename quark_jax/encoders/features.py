@@ -10,6 +10,7 @@ from flax import nnx
 
 from quark_jax.encoders.loading import encoder_hash, load_encoder
 from quark_jax.encoders.log_mel import LogMel
+from quark_jax.encoders.whisper import WhisperEncoder
 from quark_jax.errors import UserError
 from quark_jax.nn.masking import frame_mask, masked
 
@@ -26,12 +27,16 @@ class FeatureConfig:
     layers: tuple[int, ...] | None = None  # hidden states to average, 0 enters layer one; None: all
     compress: bool = False  # magnitudes to the power 0.3
     normalise: bool = False  # each wave to mean 0, deviation 1 (do_normalize of some models)
+    window: float | None = None  # seconds that a Whisper hears at once; None: its own 30
 
     def __post_init__(self):
         if self.kind not in _KINDS:
             raise UserError(f"features.kind {self.kind!r}: choose one of {', '.join(_KINDS)}")
-        if self.kind == "log_mel" and (self.folder is not None or self.layers is not None):
-            raise UserError("features: log_mel takes neither folder nor layers; leave them None")
+        of_network = (self.folder, self.layers, self.window)
+        if self.kind == "log_mel" and any(value is not None for value in of_network):
+            raise UserError(
+                "features: log_mel takes neither folder nor layers nor window; leave them None"
+            )
         if self.layers is not None and not self.layers:
             raise UserError("features.layers: empty; name hidden states, or None for all")
 
@@ -73,9 +78,6 @@ class SSLFeatures(nnx.Module):
                 raise UserError("features.folder: missing; give the folder of the encoder")
             else:
                 encoder = load_encoder(config.folder, dtype=dtype)
-        self.config = config
-        self.encoder = encoder
-        self.channels = encoder.channels
         if config.kind == "hugging_face":
             if not hasattr(encoder, "padding"):  # of text
                 raise UserError(f"{config.folder}: no speech encoder; give the folder of one")
@@ -86,6 +88,13 @@ class SSLFeatures(nnx.Module):
                     f"features.layers: {wrong} are not among the {count} hidden states; use the "
                     "encoder that they were chosen for, or choose others"
                 )
+        if config.window is not None:
+            if not isinstance(encoder, WhisperEncoder):
+                raise UserError("features.window: this encoder hears any length; leave it None")
+            encoder = encoder.shortened(config.window)
+        self.config = config
+        self.encoder = encoder
+        self.channels = encoder.channels
 
     def __call__(self, wave: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         """Features [batch, samples // 320, channels]; `lengths` [batch] counts samples of each.

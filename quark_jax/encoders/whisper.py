@@ -2,11 +2,12 @@
 
 Whisper only knows windows of 30 s: shorter audio is filled with silence, which the network hears
 (its attention has no mask), so that is done here too, whatever the length. An item of a batch
-therefore gets what it gets alone, and one second costs as much as thirty. Leaving out the silence
-would be cheaper but gives other features than those the model was trained to make.
+therefore gets what it gets alone, and one second costs as much as thirty. `shortened` makes windows
+of fewer seconds: cheaper by more than their share, but other features than those the model was
+trained to make.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,8 @@ def whisper_log_mel(wave: jax.Array, bands: int = 80) -> jax.Array:
 class WhisperEncoder(nnx.Module):
     """Frozen speech encoder: wave [batch, samples at 16 kHz] -> [batch, samples // 320, width].
 
-    At most `config.samples` (30 s); UserError where the wave is longer. `channels` is the width.
+    At most `config.samples` (30 s, or what `shortened` left); UserError where the wave is longer.
+    `channels` is the width.
     """
 
     padding = 0  # frames are centred, no zeros are needed before
@@ -105,6 +107,20 @@ class WhisperEncoder(nnx.Module):
         self.positions = nnx.Param(table)
         self.layers = layers(config, epsilon=1e-5, pre_norm=True, key_bias=False, **kwargs)
         self.norm = layer_norm(config.width, epsilon=1e-5, **kwargs)
+
+    def shortened(self, seconds: float) -> "WhisperEncoder":
+        """The encoder with windows of `seconds`. UserError where that is no length from one frame
+        to the window there is."""
+        frames = round(seconds * _RATE / (2 * _HOP))
+        if not 1 <= frames <= self.config.positions:
+            raise UserError(
+                f"features.window: {seconds:g} s; this Whisper encoder hears 0.02 to "
+                f"{self.config.samples / _RATE:g} s"
+            )
+        short = nnx.clone(self)
+        short.config = replace(self.config, positions=frames)
+        short.positions = nnx.Param(self.positions[...][:frames])
+        return short
 
     def encode_log_mel(self, mel: jax.Array) -> tuple[jax.Array, ...]:
         """Hidden states of a whole window: mel [batch, 2 * positions, bands] -> `layers` + 1 of

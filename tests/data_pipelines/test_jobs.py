@@ -96,6 +96,11 @@ def test_a_split_may_have_no_alignments(job, tmp_path):
         replace(given, task="edit-speech").load()
 
 
+def test_a_window_of_no_features_is_refused(job):
+    with pytest.raises(UserError, match="features_window"):
+        replace(job, features=None, window=5.0).load()
+
+
 def test_a_job_of_several_manifests(job, tmp_path):
     entries = [entry for entry in read_manifest(samples_manifest()) if entry.split == "heldout"]
     parts = tuple(str(tmp_path / f"{n}.jsonl") for n in range(2))

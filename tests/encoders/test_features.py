@@ -128,6 +128,11 @@ def test_gradient_of_silence_is_finite():
         (lambda folder: FeatureConfig("mfcc"), "mfcc"),
         (lambda folder: FeatureConfig("log_mel", folder), "log_mel"),
         (lambda folder: FeatureConfig("hugging_face", folder, layers=()), "layers"),
+        (lambda folder: FeatureConfig(window=5.0), "window"),
+        (
+            lambda folder: SSLFeatures(FeatureConfig("hugging_face", folder, window=5.0)),
+            "hears any length",
+        ),
         (lambda folder: SSLFeatures(FeatureConfig("hugging_face")), "features.folder"),
         (
             lambda folder: SSLFeatures(FeatureConfig("hugging_face", folder, layers=(1, 3))),

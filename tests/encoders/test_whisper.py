@@ -120,6 +120,34 @@ def test_folder_with_a_decoder_becomes_features(tmp_path, encoder, task):
     np.testing.assert_array_equal(features.encoder.conv_in.kernel[...].transpose(2, 1, 0), kernel)
 
 
+def test_a_shorter_window_is_what_transformers_hears_in_it(tmp_path):
+    model = _torch_model()
+    model.save_pretrained(tmp_path)
+    features = SSLFeatures(FeatureConfig("hugging_face", str(tmp_path), layers=(2,), window=0.5))
+    wave = _wave(1, 6400)
+    mel = WhisperFeatureExtractor(feature_size=20, chunk_length=0.5, n_samples=8000)(
+        np.pad(wave[0], (0, 1600)), sampling_rate=16000, return_tensors="pt", padding="do_not_pad"
+    ).input_features
+    short = WhisperModel(
+        TorchWhisperConfig.from_dict(SMALL.to_dict() | {"max_source_positions": 25})
+    ).encoder.eval()
+    state = model.encoder.state_dict()
+    short.load_state_dict(state | {"embed_positions.weight": state["embed_positions.weight"][:25]})
+    with torch.no_grad():
+        expected = short(mel).last_hidden_state.numpy()
+    ours = jax.jit(lambda f, w: f(w))(features, wave)
+    assert ours.shape == (1, 20, features.channels)
+    np.testing.assert_allclose(ours, expected[:, :20], atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(UserError, match=r"0\.52 s is more than the 0\.5 s"):
+        features(_wave(1, 8320))
+
+
+@pytest.mark.parametrize("window", [0.0, 2.1, -1.0])
+def test_a_window_that_the_encoder_does_not_have_is_refused(encoder, window):
+    with pytest.raises(UserError, match=r"features\.window: .* hears 0\.02 to 2 s"):
+        SSLFeatures(FeatureConfig("hugging_face", "unused", window=window), encoder[0])
+
+
 def test_longer_than_the_window_is_refused(encoder):
     with pytest.raises(UserError, match=r"2\.02 s is more than the 2 s"):
         encoder[0](_wave(1, 32320))
