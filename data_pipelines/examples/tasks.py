@@ -17,6 +17,7 @@ from data_pipelines.examples.speech import (
 )
 from data_pipelines.examples.voice import VoiceConversion
 from data_pipelines.manifests import Entry
+from data_pipelines.simulation import Degradation
 from quark_jax.errors import UserError
 
 _IN_NOISE: dict[str, Callable[..., Source]] = {
@@ -43,6 +44,7 @@ def make_source(
     length: int | None = None,
     alignments: Mapping[str, Sequence[Word]] | None = None,
     split: str | None = None,
+    config: Degradation | None = None,
 ) -> Source:
     """The examples of a task, with the published settings, out of what `entries` has for it.
 
@@ -65,6 +67,7 @@ def make_source(
         split: take recordings of this split only; None for all. Where it has no noise, or no
             rooms, those of all splits are taken rather than made ones: they are neither what is
             restored nor who speaks.
+        config: the degradations of sr, tse, rtse and aec; None for those published for the task.
 
     Raises:
         UserError: if there is no such task, or nothing to make its examples of.
@@ -99,7 +102,7 @@ def make_source(
         return VoiceConversion(speech, **given)
     if surroundings["room"]:
         given["rooms"] = surroundings["room"]
-    return _IN_NOISE[task](speech, noise=surroundings["noise"], **given)
+    return _IN_NOISE[task](speech, noise=surroundings["noise"], config=config, **given)
 
 
 def _of_domain(entries: Sequence[Entry], domain: str, split: str | None) -> list[Entry]:

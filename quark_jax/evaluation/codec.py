@@ -9,7 +9,6 @@ missing is a line in the report.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,14 +23,13 @@ from data_pipelines import Entry, read_manifest
 from quark_jax import audio
 from quark_jax.commands import guarded
 from quark_jax.errors import MissingPackage, UserError
-from quark_jax.evaluation import classical, quality
+from quark_jax.evaluation import classical, quality, report
 from quark_jax.evaluation.metrics import mel_distance, si_sdr, stoi
-from quark_jax.files import replacing
+from quark_jax.evaluation.report import Metric, measure
 from quark_jax.hcodec import Tokeniser
 
 SECONDS_MIN, SECONDS_MAX = 2.0, 30.0  # Whisper hears no more
 ORIGINAL = "original"  # a row that is not coded
-_RESAMPLES = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,6 @@ class Coded:
     wave: np.ndarray  # [samples], as long as the original
     bits: int | None = None
     frames: int | None = None  # code frames sent; segments, where the frame rate is dynamic
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column. `value` takes entry, original, coded wave and their rate; None where the metric
-    does not apply. Means weigh a clip by `weight`."""
-
-    heading: str
-    digits: int
-    value: Callable[[Entry, np.ndarray, np.ndarray, int], float | None]
-    needs_reference: bool = True
-    weight: Callable[[Entry], float] = lambda entry: 1.0
 
 
 def _word_errors(entry: Entry, original: np.ndarray, coded: np.ndarray, rate: int) -> float | None:
@@ -65,6 +51,7 @@ def _words(entry: Entry) -> float:
     return float(len(quality.normalise_english(entry.text).split()))
 
 
+# Of entry, original, coded wave and the rate of both.
 METRICS = {
     "stoi": Metric("STOI", 3, lambda entry, x, y, rate: stoi(x, y, rate)),
     "pesq_wb": Metric("PESQ-WB", 2, lambda entry, x, y, rate: quality.pesq_wb(x, y, rate)),
@@ -178,95 +165,16 @@ def evaluate(
                 "bitrate": None if coded.bits is None else coded.bits / seconds,
                 "frame_rate": None if coded.frames is None else coded.frames / seconds,
             }
-            for key in list(metrics):
-                try:
-                    _judge(record, name, key, entry, wave, coded.wave, rate)
-                except MissingPackage as error:
-                    del metrics[key]
-                    missing.append(f"{METRICS[key].heading}: {error}")
+            judged = entry, wave, coded.wave, rate
+            missing += measure(record, name, metrics, *judged, reference=name == ORIGINAL)
         records.append(record)
     return records, missing
 
 
-def _judge(
-    record: dict,
-    name: str,
-    key: str,
-    entry: Entry,
-    original: np.ndarray,
-    coded: np.ndarray,
-    rate: int,
-) -> None:
-    """Note in `record` the metric `key` of the codec `name`, or why there is none."""
-    metric = METRICS[key]
-    if name == ORIGINAL and metric.needs_reference:
-        return
-    record["values"][name][key] = None
-    try:
-        value = metric.value(entry, original, coded, rate)
-        if value is None:
-            return
-        if not np.isfinite(value):
-            raise UserError(f"is {value}; listen to the clip")
-        record["weights"][key] = metric.weight(entry)
-        record["values"][name][key] = value
-    except MissingPackage:
-        raise
-    except UserError as error:
-        record["failures"].append(f"{name}, {metric.heading}: {error}")
-
-
 def table(records: Sequence[dict], seed: int = 0) -> str:
-    """Markdown: for each codec the mean of each metric over clips and its 95 % interval.
-
-    Intervals are percentiles of 2000 bootstrap resamples of the clips, drawn by `seed`. Rates are
-    totals over the total time, word errors totals over all words. Where some clips have no value,
-    the number of those that do follows.
-    """
-    columns = {"bitrate": ("bit/s", 0), "frame_rate": ("frames/s", 2)}
-    columns |= {key: (metric.heading, metric.digits) for key, metric in METRICS.items()}
-    names = list(dict.fromkeys(name for record in records for name in record["values"]))
-    columns = {
-        key: column
-        for key, column in columns.items()
-        if any(_column(records, name, key)[0].size for name in names)
-    }
-    lines = [
-        "| codec | " + " | ".join(heading for heading, _ in columns.values()) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name in names:
-        cells = [
-            _cell(*_column(records, name, key), len(records), digits, seed, key in METRICS)
-            for key, (_, digits) in columns.items()
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _column(records: Sequence[dict], name: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values of the clips that have one, and their weights."""
-    pairs = [
-        (value, record["weights"][key] if key in METRICS else record["seconds"])
-        for record in records
-        if (value := record["values"].get(name, {}).get(key)) is not None
-    ]
-    values, weights = np.array(pairs, np.float64).reshape(-1, 2).T
-    return values, weights
-
-
-def _cell(
-    values: np.ndarray, weights: np.ndarray, clips: int, digits: int, seed: int, interval: bool
-) -> str:
-    if not values.size:
-        return ""
-    text = f"{np.average(values, weights=weights):.{digits}f}"
-    if interval and len(values) > 1:
-        rows = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-        means = np.sum((values * weights)[rows], 1) / np.sum(weights[rows], 1)
-        low, high = np.percentile(means, (2.5, 97.5))
-        text += f" ({low:.{digits}f} to {high:.{digits}f})"
-    return text + (f", {len(values)} clips" if len(values) < clips else "")
+    """`report.table` of the codecs, with bitrate and frame rate, totals over the total time."""
+    rates = {"bitrate": ("bit/s", 0), "frame_rate": ("frames/s", 2)}
+    return report.table(records, METRICS, rows="codec", rates=rates, seed=seed)
 
 
 def _ours(tokeniser: Tokeniser, threshold: float | None, wave: np.ndarray, rate: int) -> Coded:
@@ -295,7 +203,6 @@ def _report(
     config = tokeniser.config
     seconds = sum(record["seconds"] for record in records)
     speakers = len({entry.speaker for entry in entries})
-    failures = [f"{r['id']}: {failure}" for r in records for failure in r["failures"]]
     only = f"in language {options.language!r} " if options.language else ""
     only += "whose words are known " if options.with_text else ""
     short = f" of {options.clips} asked for" if len(entries) < options.clips else ""
@@ -317,18 +224,12 @@ def _report(
     ]
     if not any(entry.language == "en" and entry.text for entry in entries):
         lines += ["", "No WER: no clip is marked as English (`language` en) and has its text."]
-    for heading, items in (("Left out", missing), ("Failed on single clips", failures)):
-        if items:
-            lines += ["", f"{heading}:", "", *(f"- {item}" for item in items)]
+    lines += report.remarks(records, missing)
     return "\n".join(lines) + "\n"
 
 
 def _run(options: argparse.Namespace) -> None:
-    out, lengths = options.out, (options.seconds_min, options.seconds_max)
-    if out.suffix != ".md":
-        raise UserError(f"--out {out}: end it in .md; the JSON goes beside it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: folder {out.parent} does not exist; create it first")
+    out, lengths = report.checked(options.out), (options.seconds_min, options.seconds_max)
     folder = options.model
     if not (folder / "config.json").exists():
         folder = folder / "codec"  # of a whole system
@@ -361,19 +262,7 @@ def _run(options: argparse.Namespace) -> None:
         "missing": missing,
         "clips": records,
     }
-    with replacing(out.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
-    report = _report(entries, records, missing, tokeniser, options)
-    with replacing(out) as beside:
-        beside.write_text(report)
-    print(report)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
+    report.write(out, _report(entries, records, missing, tokeniser, options), facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -388,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="heldout", help="(default: heldout)")
     parser.add_argument("--language", help="of the clips, as the manifest has it (default: any)")
     parser.add_argument("--with-text", action="store_true", help="clips whose words are known")
-    parser.add_argument("--clips", type=_positive, default=50, help="at most (default: 50)")
+    parser.add_argument("--clips", type=report.positive, default=50, help="at most (default: 50)")
     parser.add_argument("--seconds-min", type=float, default=SECONDS_MIN, help="(default: 2)")
     parser.add_argument("--seconds-max", type=float, default=SECONDS_MAX, help="(default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")

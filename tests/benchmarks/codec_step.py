@@ -16,6 +16,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from tqdm import tqdm
 
 from data_pipelines import codec_batches, read_manifest, samples_manifest
 from quark_jax.audio import resample_sinc
@@ -37,18 +38,18 @@ ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}  # by the channels of th
 def seconds_of_step(
     codec: HCodecConfig, config: LearningConfig, wave: jax.Array, frozen: Frozen, rounds: int
 ) -> float:
-    """Median of `rounds` steps that follow two to warm up: in the first, codebooks begin."""
+    """Median of `rounds` steps that follow one to warm up, in which codebooks begin."""
     learning = CodecLearning(codec, config, seed=0)
     state = jax.jit(learning.init)()
     step = jax.jit(learning.step, donate_argnums=0, static_argnums=3)
     begun = learning.begun(0)
     times = []
-    for _ in range(rounds + 2):
+    for _ in tqdm(range(rounds + 1), unit="step", mininterval=0):
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(step(state, wave, frozen, begun))
         times.append(time.perf_counter() - start)
     assert jnp.isfinite(metrics["loss"])
-    return statistics.median(times[2:])
+    return statistics.median(times[1:])
 
 
 def main() -> None:
