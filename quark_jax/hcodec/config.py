@@ -54,7 +54,7 @@ class QuantiserConfig:
     width: int = 512
     decay: float = 0.99  # of the EMA codebooks
     epsilon: float = 1e-5  # of the Laplace-smoothed counts
-    kmeans_iterations: int = 50
+    kmeans_iterations: int = 50  # that begin the codebooks; 0: they begin at random
     dropout: bool = True  # keep 1..codebooks layers per batch in training
     dead_code_threshold: float = 0.0  # replace codes of a smaller averaged count; 0: never
 

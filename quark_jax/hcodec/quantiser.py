@@ -123,7 +123,7 @@ class ResidualQuantiser(nnx.Module):
         # A copy: buffers that are given to a step to overwrite must not be one.
         self.sums = CodebookStatistic(jnp.copy(embed), axes=("layers", "codebook", None))
         self.counts = CodebookStatistic(jnp.ones(shape[:2]), axes=("layers", "codebook"))
-        self.initialised = CodebookStatistic(jnp.zeros(shape[:1], bool))
+        self.initialised = CodebookStatistic(jnp.full(shape[:1], not config.kmeans_iterations))
         self.config = config
 
     def encode(self, x: jax.Array) -> jax.Array:
@@ -156,7 +156,7 @@ class ResidualQuantiser(nnx.Module):
     def train(self, x: jax.Array, key: jax.Array, mask: Mask = None) -> Quantised:
         """Quantise [batch, time, width] and give the codebooks' next state.
 
-        Codebooks are begun by k-means on the first batch. All statistics are sums over the whole
+        Codebooks are begun by k-means on the first batch, if it has iterations. All statistics are sums over the whole
         batch: on a mesh, over the global one. Masked frames count nowhere.
         """
         config = self.config

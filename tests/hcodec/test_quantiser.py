@@ -188,6 +188,13 @@ def test_dropout_keeps_one_to_all_layers_and_leaves_the_others_alone():
     assert seen == set(range(1, LAYERS + 1))
 
 
+def test_without_k_means_codebooks_begin_at_random_as_the_references():
+    ours = quantiser(kmeans_iterations=0)
+    theirs = pytorch(ours)
+    assert all(bool(layer._codebook.initted) for layer in theirs.layers)
+    assert_step(ours, theirs, normal(*SHAPE), jax.random.key(0))
+
+
 def test_rotation_passes_the_references_gradient():
     source, target, weights = (normal(20, WIDTH, seed=seed) for seed in range(3))
     target[0] = -source[0]  # opposite
