@@ -1,6 +1,7 @@
 """Recordings, examples and a codec stand-in that the data tests share."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -13,8 +14,10 @@ from data_pipelines import Entry, manifests, read_manifest, samples_manifest
 
 
 def _load(path: Path) -> ModuleType:
+    """The module in that file, which test files can then import by its name."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
 
@@ -36,6 +39,11 @@ def noises() -> type:
 @pytest.fixture(scope="session")
 def encode():
     return _STAND_INS.stand_in
+
+
+@pytest.fixture
+def sources() -> dict:
+    return _STAND_INS.make_sources()
 
 
 @pytest.fixture

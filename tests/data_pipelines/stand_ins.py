@@ -7,6 +7,9 @@ import numpy as np
 
 from data_pipelines import Entry, Example
 
+# How `tokenise` is told of this codec.
+CODEC = {"codec": "stand-in", "codec_hash": "a1b2", "progress": False}
+
 
 class Noises:
     """Examples of a task at 16 kHz: noise, a reference and a caption of lengths in `seconds` and
@@ -54,6 +57,11 @@ class Noises:
     def describe(self) -> dict[str, Any]:
         fields = ("task", "seconds", "seed", "varied")
         return {name: getattr(self, name) for name in fields} | {"examples": self._length}
+
+
+def make_sources() -> dict[str, Noises]:
+    """20 training and 5 held-out examples of one second."""
+    return {"train": Noises(20, seed=3), "heldout": Noises(5, seed=4)}
 
 
 def stand_in(waves: np.ndarray, samples: np.ndarray | None = None) -> SimpleNamespace:
