@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from quark_jax.audio import resample_sinc
 from quark_jax.config import from_dict, to_dict
 from quark_jax.encoders import FeatureConfig, LogMel, SSLFeatures, Wav2Vec2, Wav2Vec2Config
+from quark_jax.errors import UserError
 from quark_jax.hcodec import Adversary, HCodec, HCodecConfig
 from quark_jax.interop import as_shapes
 from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
@@ -26,13 +27,13 @@ PUBLISHED = ["1.0", "1.5", "2.0", "2.0-6.25hz"]
 TINY = "configs/codec/tiny.py"
 ABLATIONS = [f"{TINY}:{name}" for name in ("no-adversary", "no-semantic", "dynamic")]
 CODECS = [TINY, *ABLATIONS, *(f"configs/codec/published.py:{name}" for name in PUBLISHED)]
-# What stands after --config; channels of audio features and captions; the codec.
+# What stands after --config; the preset; channels of audio features and captions; the codec.
 LMS = {
-    "configs/lm/tiny.py": (80, 0, "tiny"),
-    "configs/lm/tiny.py:mix": (384, 384, "tiny"),
-    "configs/lm/small.py": (768, 768, "1.0"),
-    "configs/lm/base.py": (768, 768, "1.0"),
-    "configs/lm/large.py": (768, 768, "1.0"),
+    "configs/lm/tiny.py": ("tiny", 80, 0, "tiny"),
+    "configs/lm/tiny.py:mix": ("tiny", 384, 384, "tiny"),
+    "configs/lm/published.py:small": ("small", 768, 768, "1.0"),
+    "configs/lm/published.py:base": ("base", 768, 768, "1.0"),
+    "configs/lm/published.py:large": ("large", 768, 768, "1.0"),
 }
 # The encoders that the published codecs were trained with, by the channels of their features.
 ENCODERS = {768: "hubert-base", 1024: "wav2vec2-large"}
@@ -69,14 +70,14 @@ def test_a_config_comes_back_from_json(name):
     elif name in CODECS:
         assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
-        size = LMConfig.preset(Path(path).stem)
+        size = LMConfig.preset(LMS[name][0])
         assert config.lm == replace(size, text_channels=config.lm.text_channels)
         assert set(config.data.weights or ()) <= set(TASK_IDS)
 
 
 @pytest.mark.parametrize("name", LMS)
 def test_language_models_are_of_the_size_that_is_said(name):
-    audio, text, codec = LMS[name]
+    preset, audio, text, codec = LMS[name]
     codec = HCodecConfig.preset(codec)
     size = codec.quantiser.codebook_size
     config = replace(
@@ -90,16 +91,26 @@ def test_language_models_are_of_the_size_that_is_said(name):
     model = as_shapes(lambda rngs: LanguageModel(config, rngs=rngs))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model))
     said = " ".join((ROOT / name.split(":")[0]).read_text().split())
-    assert f"{parameters / 1e6:.1f} M parameters" in said
-    assert f"a parameter, {16 * parameters / 1e9:.2f} GB" in said
+    count, memory = f"{parameters / 1e6:.1f} M", f"{16 * parameters / 1e9:.2f} GB"
+    if preset == "tiny":
+        assert f"{count} parameters" in said and f"16 bytes a parameter, {memory}" in said
+        assert parameters <= 30e6
+    else:
+        shape = f"{config.layers} x {config.width}"
+        assert f" {preset} {shape} {count} {memory} {config.dtype} " in said
+        assert "16 bytes a parameter." in said
     second = model.pattern.steps(50) - model.pattern.steps(50 - int(codec.frame_rate))
     heads = model.pattern.heads
     assert (
         f"{second} positions of the target, in each of which {heads} codes are drawn, "
         f"{second * heads} tokens" in said
     )
-    if "tiny" in name:
-        assert parameters <= 30e6
+
+
+@pytest.mark.parametrize("size", ["", ":", ":tiny", ":Base"])
+def test_a_published_language_model_is_named_by_its_size(size):
+    with pytest.raises(UserError, match="choose small, base or large after the colon"):
+        load(f"configs/lm/published.py{size}")
 
 
 @pytest.mark.parametrize("name", CODECS)
