@@ -14,12 +14,12 @@ launch/tokenise_dataflow.sh, tokenise_flink.sh and tokenise_spark.sh have those 
 
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from data_pipelines.examples.tasks import TASK_SOURCES
 from data_pipelines.jobs import Job
 from data_pipelines.shards import EXAMPLES_PER_SHARD
-from quark_jax.commands import guarded
+from quark_jax.commands import launch
 from quark_jax.errors import UserError
 
 _MANIFEST = flags.DEFINE_multi_string(
@@ -77,9 +77,5 @@ def _run(beam: Sequence[str]) -> None:
         job.run(f"{_OUT.value}/{task}", examples_per_shard=_SHARD.value, beam=beam)
 
 
-def main(arguments: Sequence[str]) -> int:
-    return guarded(lambda: _run(arguments[1:]))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    launch(_run)

@@ -1,9 +1,9 @@
 """Train the LM: python launch/train_lm.py --config configs/lm/tiny.py --workdir runs/x"""
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from quark_jax.commands import guarded
+from quark_jax.commands import launch
 from quark_jax.config import from_dict
 from quark_jax.training.lm import LMTraining, train
 
@@ -12,9 +12,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics 
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(_) -> int:
-    return guarded(lambda: train(from_dict(LMTraining, _CONFIG.value.to_dict()), _WORKDIR.value))
+def _run(_) -> None:
+    train(from_dict(LMTraining, _CONFIG.value.to_dict()), _WORKDIR.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(_run)

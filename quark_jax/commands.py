@@ -2,12 +2,15 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+from absl import app, flags
 
 from quark_jax.errors import UserError
 
@@ -25,6 +28,33 @@ def guarded(run: Callable[[], None]) -> int:
         print("quark: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def launch(run: Callable[[Sequence[str]], None]) -> None:
+    """A program of `absl.flags`: `run` of the arguments that are no flags, as `guarded`. What is
+    wrong with the flags or the config is told like that too."""
+    app.run(lambda arguments: guarded(lambda: run(arguments[1:])), flags_parser=_parsed)
+
+
+def _parsed(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        for value in flags.FLAGS.flag_values_dict().values():
+            getattr(value, "to_dict", None)  # of a file that was not found, this raises OSError
+        return rest
+    except flags.Error as error:
+        cause = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        # What a config refuses is there without the traceback.
+        problem = str(cause if isinstance(cause, UserError) else error)
+    except AttributeError as error:
+        name = re.search(r"\w+", str(error)).group()  # the rest is quoted twice over
+        problem = f"the config has no field {name!r}; its file names them"
+    except OSError as error:
+        problem = f"--config: {str(error).splitlines()[-1].strip()}; give the file of a config"
+    print(f"quark: {problem}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 @contextmanager

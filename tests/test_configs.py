@@ -107,6 +107,12 @@ def test_language_models_are_of_the_size_that_is_said(name):
     )
 
 
+@pytest.mark.parametrize("version", ["", ":", ":tiny", ":3.0"])
+def test_a_published_codec_is_named_by_its_version(version):
+    with pytest.raises(UserError, match=r"choose 1\.0, 1\.5, 2\.0, 2\.0-6\.25hz after"):
+        load(f"configs/codec/published.py{version}")
+
+
 @pytest.mark.parametrize("size", ["", ":", ":tiny", ":Base"])
 def test_a_published_language_model_is_named_by_its_size(size):
     with pytest.raises(UserError, match="choose small, base or large after the colon"):

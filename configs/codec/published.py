@@ -37,6 +37,7 @@ from dataclasses import replace
 from ml_collections import ConfigDict, FieldReference
 
 from quark_jax.config import to_dict
+from quark_jax.errors import UserError
 from quark_jax.hcodec import AdversaryConfig, HCodecConfig
 from quark_jax.hcodec.losses import LossConfig
 from quark_jax.training.codec import CodecData, CodecTraining
@@ -44,8 +45,15 @@ from quark_jax.training.codec_step import AdversarialConfig, PerceptualConfig
 from quark_jax.training.loop import RunConfig
 from quark_jax.training.optimiser import OptimiserConfig
 
+_VERSIONS = ("1.0", "1.5", "2.0", "2.0-6.25hz")
 
-def get_config(version: str) -> ConfigDict:
+
+def get_config(version: str = "") -> ConfigDict:
+    if version not in _VERSIONS:
+        raise UserError(
+            f"configs/codec/published.py: version {version!r}: choose {', '.join(_VERSIONS)} after "
+            "the colon"
+        )
     codec = HCodecConfig.preset(version)
     networks = AdversaryConfig.preset(f"{codec.sample_rate // 1000}khz")
     optimiser = OptimiserConfig(peak=2e-4, clip=5.0)

@@ -156,8 +156,8 @@ class ResidualQuantiser(nnx.Module):
     def train(self, x: jax.Array, key: jax.Array, mask: Mask = None) -> Quantised:
         """Quantise [batch, time, width] and give the codebooks' next state.
 
-        Codebooks are begun by k-means on the first batch, if it has iterations. All statistics are sums over the whole
-        batch: on a mesh, over the global one. Masked frames count nowhere.
+        Codebooks are begun by k-means on the first batch, if it has iterations. All statistics are
+        sums over the whole batch: on a mesh, over the global one. Masked frames count nowhere.
         """
         config = self.config
         x = masked(x.astype(jnp.float32), mask)

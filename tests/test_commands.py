@@ -1,0 +1,36 @@
+"""What is wrong with the flags of a launch script, or with its config, is one line and code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = "--config=configs/lm/tiny.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([f"{TINY}:other"], "configs/lm/tiny.py:other: choose mix"),
+        ([], "--config must have a value"),
+        (["--config=absent.py"], "No such file or directory: 'absent.py'"),
+        ([TINY, "--config.run.stpes=3"], "the config has no field 'stpes'"),
+        ([TINY, "--config.run.steps=three"], "--config.run.steps=three"),
+        ([TINY, "--stpes=3"], "Unknown command line flag 'stpes'"),
+    ],
+)
+def test_bad_flags(arguments, message, tmp_path):
+    workdir = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "launch/train_lm.py", f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    *before, line = done.stderr.strip().splitlines()
+    assert line.startswith("quark: ") and message in line
+    assert not any("Traceback" in said for said in before)
+    assert not workdir.exists()
