@@ -20,7 +20,7 @@ Whisper hears windows of 5 s, not of 30, at a twentieth of the cost:
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
-50 positions of the input or reference. Memory in float32: parameters, gradient and two moments are
+50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient and two moments are
 16 bytes a parameter, 0.07 GB; the activations of a batch come on top.
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec and encoders
@@ -58,12 +58,13 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
+            lm=replace(config.lm, stack_features=True),
             conditioner=ConditionerConfig(
                 FeatureConfig("hugging_face", window=5.0), TextConfig(max_tokens=48)
             ),
             data=replace(
                 config.data,
-                weights={"sr": 2.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 2.0},
+                weights={"sr": 3.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 1.0},
                 buckets=2,
             ),
             dropout=SectionDropout(caption=0.1),
