@@ -20,8 +20,8 @@ Whisper hears windows of 5 s, not of 30, at a twentieth of the cost:
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
-50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient and two moments are
-16 bytes a parameter, 0.07 GB; the activations of a batch come on top.
+50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient
+and two moments are 16 bytes a parameter, 0.07 GB; the activations of a batch come on top.
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec and encoders
 to model/, which `quark restore --model runs/lm-tiny/model` takes. The same command goes on after an

@@ -23,11 +23,18 @@ from quark_jax.training.metrics import read_metrics
 Rows = Sequence[Mapping[str, float]]
 _COLUMNS = 3
 _PARTS = 20  # of a run, each of which is averaged
+_SPAN = 1_000  # from the lowest value to the highest: a panel of more is logarithmic
 
 
 def draw(path: str | PathLike, runs: Mapping[str, Rows], names: Sequence[str] = ()) -> None:
-    """Write a PNG of the scalars `names` (all, if there are none) of `runs` by name, each the rows
-    that `read_metrics` gives.
+    """Write `figure` as a PNG."""
+    with replacing(path) as beside:
+        figure(runs, names).savefig(str(beside), dpi=80)
+
+
+def figure(runs: Mapping[str, Rows], names: Sequence[str] = ()):
+    """A Matplotlib figure of the scalars `names` (all, if there are none) of `runs` by name, each
+    the rows that `read_metrics` gives.
 
     Raises UserError where no run has a scalar of such a name.
     """
@@ -36,9 +43,9 @@ def draw(path: str | PathLike, runs: Mapping[str, Rows], names: Sequence[str] = 
 
     panels = _panels(runs, names)
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(5 * _COLUMNS, 2.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).flat
+    drawn = Figure(figsize=(5 * _COLUMNS, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots(rows, _COLUMNS, squeeze=False).flat
     for axis, (title, scalars) in zip(axes, panels.items(), strict=False):
         axis.set(title=title, xlabel="step")
         for run, values in runs.items():
@@ -47,12 +54,14 @@ def draw(path: str | PathLike, runs: Mapping[str, Rows], names: Sequence[str] = 
                     [run] * (len(runs) > 1) + [scalar[len(title) + 1 :]] * (scalar != title)
                 )
                 _curve(axis, values, scalar, label)
+        values = np.concatenate([line.get_ydata() for line in axis.lines] or [np.ones(1)])
+        if values.min() > 0 and values.max() > _SPAN * values.min():
+            axis.set_yscale("log")  # else a run that went astray leaves the others flat
         if len(runs) > 1 or scalars != [title]:
             axis.legend(fontsize="x-small")
     for axis in list(axes)[len(panels) :]:
         axis.set_visible(False)
-    with replacing(path) as beside:
-        figure.savefig(str(beside), dpi=80)
+    return drawn
 
 
 def _panels(runs: Mapping[str, Rows], names: Sequence[str]) -> dict[str, list[str]]:
@@ -63,6 +72,8 @@ def _panels(runs: Mapping[str, Rows], names: Sequence[str]) -> dict[str, list[st
     for name in known:
         panels.setdefault(layers.get(name, name), []).append(name)
     for name in names:
+        if name in known:  # one layer
+            panels[name] = [name]
         if name not in panels:
             raise UserError(f"{name}: no such scalar; the runs have {', '.join(sorted(panels))}")
     return {name: panels[name] for name in names} if names else panels

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from quark_jax.training.curves import main
+from quark_jax.training.curves import figure, main
+from quark_jax.training.metrics import read_metrics
 
 
 @pytest.fixture
@@ -29,6 +30,19 @@ def test_all_or_named_scalars_are_drawn(run, tmp_path, capsys):
     assert main([str(run), str(run), "--out", str(one), "--names", "use"]) == 0
     assert ink(one) > 0.005 and pyplot.imread(one).shape == pyplot.imread(everything).shape
     assert ink(everything) > 1.2 * ink(one)  # three panels of a row, not one
+    layer = tmp_path / "layer.png"
+    assert main([str(run), "--out", str(layer), "--names", "use/1"]) == 0
+    assert 0.003 < ink(layer) < ink(one)
+
+
+def test_a_run_that_went_astray_does_not_flatten_the_others(run, tmp_path):
+    wild = tmp_path / "wild"
+    wild.mkdir()
+    rows = [{"step": i, "mel": 5.0 if i < 20 else 1e7} for i in range(1, 50)]
+    (wild / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = {"run": read_metrics(run), "wild": read_metrics(wild)}
+    assert figure(runs, ["mel"]).axes[0].get_yscale() == "log"
+    assert figure({"run": runs["run"]}, ["mel"]).axes[0].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize(
