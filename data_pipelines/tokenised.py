@@ -174,6 +174,8 @@ def open_tokenised(folder: str | Path, *, codec_hash: str | None = None) -> Toke
     """
     path = place_of(folder)
     if not (path / "dataset_info.json").is_file():
+        if path.is_dir():
+            raise UserError(f"{path}: has no dataset_info.json; {NOT_WHOLE}")
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         if old := [name for name in there if name[0].isdigit()]:
             raise UserError(
