@@ -350,10 +350,12 @@ def _sampling(command: TaskCommand, options: argparse.Namespace) -> "Sampling":
 def _settings(command: TaskCommand, options: argparse.Namespace) -> dict[str, Any]:
     """What the results in a folder depend on, beside the recordings."""
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):  # the former names the codec's weights
-        with (options.model / "lm" / name).open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
+    for name in ("lm", "encoders"):  # the config of the former names the codec's weights
+        for path in sorted((options.model / name).rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    while block := file.read(1 << 24):
+                        digest.update(block)
     beside = ("source", "target", "batch", "run")
     values = {name: value for name, value in vars(options).items() if name not in beside}
     values |= {"command": command.name, "model": digest.hexdigest()[:16]}

@@ -190,6 +190,11 @@ def test_a_folder_goes_on_where_it_was_interrupted(
     assert len(names(folder / "out")) == 4
     said = quark(*arguments, "--seed", 1)
     assert said.code == 2 and "out: holds results of another seed; choose" in said.err
+    shutil.copytree(every_task, "other")
+    config = Path("other/encoders/config.json")
+    config.write_text(config.read_text().replace('"max_tokens": 6', '"max_tokens": 5'))
+    said = quark(*arguments[:3], "--model", "other", "--batch", 1)
+    assert said.code == 2 and "out: holds results of another model; choose" in said.err
 
 
 def test_each_recording_has_its_own_reference_or_text(
