@@ -1,8 +1,9 @@
 """Files: writing that leaves the old one, or none, when it fails; reading JSON."""
 
+import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
 
@@ -55,6 +56,35 @@ def creating(folder: str | PathLike) -> Iterator[epath.Path]:
         ) from error
     finally:
         beside.rmtree(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: str | PathLike) -> Iterator[None]:
+    """Keeps other processes that ask for it out of `folder`, which is made where there is none. The
+    system lets go when the process ends, however it does. Buckets know no such lock.
+
+    Raises UserError where another process is in there, or it cannot be made.
+    """
+    folder = epath.Path(folder)
+    if "://" in str(folder):
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / ".lock", "w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder}: another run is at work in it; wait for its end, or choose another "
+                "--workdir"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror or error}); choose a folder that can "
+                "be written to"
+            ) from error
+        yield
 
 
 def read_json(path: str | PathLike, remedy: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from data_pipelines.examples import Example, make_source
 from data_pipelines.simulation import EXTRACTION, Degradation
 from quark_jax import audio
 from quark_jax.commands import guarded
+from quark_jax.errors import UserError
 from quark_jax.evaluation import quality, report
 from quark_jax.evaluation.codec import draw
 from quark_jax.evaluation.metrics import mel_distance, stoi
@@ -129,6 +130,8 @@ def clips(
     """
     own = {"rate": rate, "split": split, "seed": seed}
     if task(name).caption:
+        if snr_db:
+            raise UserError(f"snr: noise alone is for speech, not for {name}; leave it out")
         source = make_source(name, entries, seconds=seconds, **own)
         picked = range(0, len(source), max(1, len(source) // count))
         return [Clip(source[i], f"{name} {i}") for i in islice(picked, count)]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from quark_jax.errors import UserError
+from quark_jax.files import alone_in
 from quark_jax.training.checkpoint import Checkpoints, abstract
 from quark_jax.training.metrics import MetricWriter, Value
 from quark_jax.training.sharding import MeshConfig, place_batch, shardings
@@ -89,6 +90,8 @@ def fit(
 
     with ExitStack() as stack:
         stack.enter_context(closing(batches))
+        if jax.process_index() == 0:
+            stack.enter_context(alone_in(workdir))
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=run.keep)))
         first = checkpoints.latest
         now, placed = _begin(init, start, checkpoints, batches, config, mesh, run.mesh.rules)

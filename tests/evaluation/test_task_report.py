@@ -10,6 +10,7 @@ import pytest
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
 from data_pipelines.examples import make_source
 from quark_jax import audio
+from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi, tasks
 from quark_jax.pipeline import QuarkAudio
 
@@ -85,6 +86,8 @@ def test_events_are_asked_of_examples_as_in_training(entries):
     np.testing.assert_array_equal(drawn[0].example.input, source[0].input)
     assert drawn[0].example.caption
     assert list(tasks.metrics_of("lass")) == ["mel"]
+    with pytest.raises(UserError, match="noise alone is for speech"):
+        _clips("lass", told, 2, snr_db=(0.0, 10.0))
 
 
 def test_each_row_is_measured_against_the_target(entries, every_task, light, monkeypatch):

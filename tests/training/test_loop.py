@@ -78,6 +78,20 @@ def test_rows_of_a_whole_run(whole):
     assert rows[-2]["loss"] == rows[-1]["held"]
 
 
+def test_a_second_run_in_the_workdir_is_refused(tmp_path, whole):
+    refused = []
+
+    def evaluate(state, at):
+        if at == 3:
+            with pytest.raises(UserError, match="another run is at work in it"):
+                train(tmp_path)
+            refused.append(at)
+        return {"held": float(state.total)}
+
+    assert float(train(tmp_path, evaluate=evaluate).total) == whole[0]
+    assert refused and read_metrics(tmp_path) == whole[1]
+
+
 @pytest.mark.parametrize("number", [0, 3, 5])
 def test_cut_off_in_an_evaluation(tmp_path, whole, number):
     def evaluate(state, at):
