@@ -29,8 +29,8 @@ their statistics):
 
 What a step holds besides, activations above all, comes on top and grows with the batch and the cut;
 --config.run.mesh.fsdp splits the state over devices. XLA's count for one step of 1.0 compiled for a
-CPU, at batch 1: temporary memory of 1.76 GB for cuts of 1 s, 2.40 GB for 5 s. A step of 1.0 with all
-its parts takes 17 s for 8 cuts of 1 s on two CPU cores, 10 s of them for the discriminators
+CPU, at batch 1: temporary memory of 1.76 GB for cuts of 1 s, 2.40 GB for 5 s. A step of 1.0 with
+all its parts takes 17 s for 8 cuts of 1 s on two CPU cores, 10 s of them for the discriminators
 (README.md in this folder).
 """
 
