@@ -12,11 +12,12 @@ from types import FrameType
 
 from absl import app, flags
 
-from quark_jax.errors import UserError
+from quark_jax.errors import Stopped, UserError
 
 
 def guarded(run: Callable[[], None]) -> int:
-    """`run`, with what a person can put right told in one line: 2; interrupted: 130."""
+    """`run`, with what a person can put right told in one line: 2; interrupted: 130. To have
+    stopped when that was asked for, with everything saved, is 0."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
     try:
         with _interruptible():
@@ -24,6 +25,8 @@ def guarded(run: Callable[[], None]) -> int:
     except UserError as error:
         print(f"quark: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"quark: {stopped}; run the same command again to go on", file=sys.stderr)
     except KeyboardInterrupt:
         print("quark: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class Stopped(Exception):
+    """What is under way was asked to end, and can be gone on with; the message says from where."""
+
+
 class MissingPackage(UserError):
     """A package is not installed; the message names it and the command that installs it."""
 

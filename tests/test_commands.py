@@ -1,10 +1,13 @@
-"""What is wrong with the flags of a launch script, or with its config, is one line and code 2."""
+"""How launch scripts end: what is wrong with flags or config is one line and code 2."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from quark_jax.commands import guarded
+from quark_jax.errors import Stopped
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/lm/tiny.py"
@@ -34,3 +37,15 @@ def test_bad_flags(arguments, message, tmp_path):
     assert line.startswith("quark: ") and message in line
     assert not any("Traceback" in said for said in before)
     assert not workdir.exists()
+
+
+def test_to_have_stopped_when_asked_is_no_failure(capsys):
+    def run() -> None:
+        raise Stopped("x: stopped after step 3, which is saved")
+
+    assert guarded(run) == 0
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "quark: x: stopped after step 3, which is saved; run the same command again to go on\n"
+    )

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from quark_jax.errors import UserError
+from quark_jax.errors import Stopped, UserError
 from quark_jax.files import alone_in
 from quark_jax.training.checkpoint import Checkpoints, abstract
 from quark_jax.training.metrics import MetricWriter, Value
 from quark_jax.training.sharding import MeshConfig, place_batch, shardings
+from quark_jax.training.termination import Termination
 
 Metrics = Mapping[str, jax.Array]
 
@@ -86,6 +87,7 @@ def fit(
     is passed over, "skipped_steps" counts. Other scalars may be NaN where there is nothing to
     measure, and are not written then. Raises UserError after `run.skip_limit` steps left out in a
     row; the newest checkpoint is from before them, or holds the state that they left as it was.
+    Raises Stopped, with a checkpoint of the step that is under way, after SIGTERM.
     """
 
     with ExitStack() as stack:
@@ -99,12 +101,8 @@ def fit(
             return now.state
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
-        compiled = jax.jit(
-            _finite_or_left_out(step),
-            donate_argnums=0,
-            static_argnums=3,
-            out_shardings=(placed, None),
-        )
+        compiled = _finite_or_left_out(step, placed)
+        termination = stack.enter_context(Termination())
         log = stack.enter_context(closing(_Log(workdir, run, first, label)))
         if first is None:
             log.writer.write(0, evaluate(now.state, 0))
@@ -115,13 +113,16 @@ def fit(
             log.report()
             log.pending = number, metrics
             evaluates, saves = run.due(number)
-            if not (evaluates or saves):
+            stops = termination.after(number) and number < run.steps
+            if not (evaluates or saves or stops):
                 continue
             log.report()  # the metrics up to a checkpoint are written before it
             if evaluates:
                 log.writer.write(number, evaluate(now.state, number))
-            if saves:
+            if saves or stops:
                 checkpoints.save(number, now, batches, config)
+            if stops:
+                raise Stopped(f"{workdir}: stopped after step {number}, which is saved")
             log.restart()
     return now.state
 
@@ -149,7 +150,11 @@ def _begin(
     return jax.jit(begin, out_shardings=placed)(*start), placed
 
 
-def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
+def _finite_or_left_out(
+    step: Callable, placed: Run
+) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
+    """`step` compiled, its state laid out as `placed`."""
+
     def guarded(before: Run, batch: Any, frozen: Any, phase: tuple) -> tuple[Run, Metrics]:
         state, metrics = step(before.state, batch, frozen, *phase)
         deciding = [v for name, v in metrics.items() if name.endswith(("loss", "gradient_norm"))]
@@ -160,7 +165,7 @@ def _finite_or_left_out(step: Callable) -> Callable[[Run, Any, Any, tuple], tupl
         counts = {"skipped_steps": skipped, "skipped_in_a_row": in_a_row}
         return Run(state, skipped, in_a_row), {**metrics, **counts}
 
-    return guarded
+    return jax.jit(guarded, donate_argnums=0, static_argnums=3, out_shardings=(placed, None))
 
 
 class _Log:

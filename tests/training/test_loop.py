@@ -1,5 +1,7 @@
 """The loop on a model of one number: it can be cut off anywhere."""
 
+import os
+import signal
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quark_jax.errors import UserError
+from quark_jax.errors import Stopped, UserError
 from quark_jax.training import loop, metrics
 from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.sharding import make_mesh
@@ -76,6 +78,31 @@ def test_rows_of_a_whole_run(whole):
     assert [row["step"] for row in rows if "held" in row] == [0, 3, 5]
     assert ["rare" in row for row in rows if "loss" in row] == [False, True] * 2 + [False]
     assert rows[-2]["loss"] == rows[-1]["held"]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_sigterm_saves_the_step_under_way(tmp_path, whole, number):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def evaluate(state, at):
+        if at == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"held": float(state.total)}
+
+    with pytest.raises(Stopped, match=f"stopped after step {number + 1}, which is saved"):
+        train(tmp_path, evaluate=evaluate)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")) == number + 1
+    assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
+
+
+def test_sigterm_in_the_last_step_changes_nothing(tmp_path, whole):
+    def evaluate(state, at):
+        if at == RUN.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"held": float(state.total)}
+
+    assert float(train(tmp_path, evaluate=evaluate).total) == whole[0]
 
 
 def test_a_second_run_in_the_workdir_is_refused(tmp_path, whole):
