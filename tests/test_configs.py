@@ -70,8 +70,9 @@ def test_a_config_comes_back_from_json(name):
     elif name in CODECS:
         assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
-        size = LMConfig.preset(LMS[name][0])
-        assert config.lm == replace(size, text_channels=config.lm.text_channels)
+        mixed = {"stack_features": True} if name.endswith(":mix") else {}
+        size = LMConfig.preset(LMS[name][0], text_channels=config.lm.text_channels, **mixed)
+        assert config.lm == size
         assert set(config.data.weights or ()) <= set(TASK_IDS)
 
 

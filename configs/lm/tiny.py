@@ -8,7 +8,7 @@ Speech restoration alone, conditioned by log-mel features: 4.3 M parameters.
         --config.data.dataset runs/tokens-tiny/sr --config.data.codec runs/codec-tiny/model/codec
 
 Five tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
-Face folders: 4.5 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
+Face folders: 4.6 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
 the encoder's features in the datasets, so that no step has to compute them. Examples have 5 s, so
 Whisper hears windows of 5 s, not of 30, at a twentieth of the cost:
 

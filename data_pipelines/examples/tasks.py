@@ -67,7 +67,7 @@ def make_source(
         split: take recordings of this split only; None for all. Where it has no noise, or no
             rooms, those of all splits are taken rather than made ones: they are neither what is
             restored nor who speaks.
-        config: the degradations of sr, tse, rtse and aec; None for those published for the task.
+        config: the degradations of sr, tse and rtse; None for those published for the task.
 
     Raises:
         UserError: if there is no such task, or nothing to make its examples of.
@@ -102,7 +102,9 @@ def make_source(
         return VoiceConversion(speech, **given)
     if surroundings["room"]:
         given["rooms"] = surroundings["room"]
-    return _IN_NOISE[task](speech, noise=surroundings["noise"], config=config, **given)
+    if config is not None:
+        given["config"] = config
+    return _IN_NOISE[task](speech, noise=surroundings["noise"], **given)
 
 
 def _of_domain(entries: Sequence[Entry], domain: str, split: str | None) -> list[Entry]:
