@@ -89,15 +89,10 @@ def token_batches(
     if isinstance(datasets, TokenisedDataset):
         datasets = {"dataset": datasets}
     _check_alike(datasets)
-    if packing and (positions is None or buckets > 1):
-        raise UserError("packing: needs `positions`, and leaves no use for `buckets`; set both so")
     lengths = [dataset.lengths(split) for dataset in datasets.values()]
     records = {name: dataset.records(split) for name, dataset in datasets.items()}
-    pools = [
-        (members, _shape(datasets, lengths, members, text, caption_length).of_record)
-        for members in _buckets(lengths, buckets if train else 1)
-    ]
-    packed = packing and _Packed(packing, np.concatenate([positions(found) for found in lengths]))
+    pools = _pools(datasets, lengths, buckets if train else 1, text, caption_length)
+    packed = packing and _packed(packing, positions, lengths, buckets)
     prefixes = {name: dataset.metadata["prefixes"][split] for name, dataset in datasets.items()}
     return make_batches(
         _drawn(records, pools, weights, seed if train else None, packed),
@@ -173,6 +168,31 @@ def example_batches(
         shard=(shard_index, shard_count),
         num_workers=num_workers,
     )
+
+
+def _pools(
+    datasets: Mapping[str, TokenisedDataset],
+    lengths: Sequence[np.ndarray],
+    buckets: int,
+    text: Text | None,
+    caption_length: int,
+) -> list[tuple[list[np.ndarray], Callable[..., Any]]]:
+    """The records of each bucket in each dataset, and what makes items of them."""
+    return [
+        (members, _shape(datasets, lengths, members, text, caption_length).of_record)
+        for members in _buckets(lengths, buckets)
+    ]
+
+
+def _packed(
+    packing: Packing,
+    positions: Callable[[np.ndarray], np.ndarray] | None,
+    lengths: Sequence[np.ndarray],
+    buckets: int,
+) -> "_Packed":
+    if positions is None or buckets > 1:
+        raise UserError("packing: needs `positions`, and leaves no use for `buckets`; set both so")
+    return _Packed(packing, np.concatenate([positions(found) for found in lengths]))
 
 
 def _chain(*steps: Callable[[Any], Any] | None) -> "_Chain | None":

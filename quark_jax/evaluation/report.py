@@ -137,6 +137,16 @@ def write(out: Path, text: str, facts: Mapping[str, Any]) -> None:
     print(text)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every report is asked with: of which recordings it is, and where it goes."""
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the report, .md")
+    parser.add_argument("--split", default="heldout", help="(default: heldout)")
+    parser.add_argument("--language", help="of the speech, as the manifest has it (default: any)")
+    parser.add_argument("--with-text", action="store_true", help="speech whose words are known")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+
+
 def positive(text: str) -> int:
     """A number of 1 or more, for argparse."""
     value = int(text)

@@ -97,7 +97,7 @@ _ANY = {
 
 def metrics_of(name: str) -> dict[str, Metric]:
     """The columns of a task: quality, intelligibility and voice are asked of speech."""
-    return _ANY if task(name).caption else _SPEECH | _ANY
+    return dict(_ANY) if task(name).caption else _SPEECH | _ANY
 
 
 def clips(
@@ -321,18 +321,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure how well a model does a task on recordings that it has not seen.",
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
-    parser.add_argument("--manifest", type=Path, required=True)
+    report.add_options(parser)
     parser.add_argument("--task", required=True, choices=EVALUATED)
-    parser.add_argument("--out", type=Path, required=True, help="the report, .md")
     parser.add_argument(
         "--examples", type=report.positive, default=50, help="at most (default: 50)"
     )
-    parser.add_argument("--split", default="heldout", help="(default: heldout)")
-    parser.add_argument("--language", help="of the speech, as the manifest has it (default: any)")
-    parser.add_argument("--with-text", action="store_true", help="speech whose words are known")
     parser.add_argument("--snr", type=float, nargs=2, help="least and most dB of noise alone")
     parser.add_argument("--samples", type=int, default=0, help="examples to keep (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options))
 
