@@ -217,6 +217,21 @@ class LMLoss:
         return self.correct.sum(0) / jnp.maximum(self.codes.sum(0), 1)
 
 
+def _beside_adapter(config: LMConfig, rngs: nnx.Rngs) -> nnx.Conv:
+    adapter = conv(
+        (2 if config.stack_features else 1) * config.audio_channels,
+        config.width,
+        3,
+        padding=1,
+        axes=(None, None, "embed"),
+        dtype=config.compute_dtype,
+        rngs=rngs,
+    )
+    # Features are larger than embeddings: they would drown the tokens before anything is learned.
+    adapter.kernel[...] = jnp.zeros_like(adapter.kernel[...])
+    return adapter
+
+
 class LanguageModel(nnx.Module):
     """Continues [task] [caption] [reference] [input] [S] with codec steps (see `layout`).
 
@@ -240,19 +255,7 @@ class LanguageModel(nnx.Module):
         self.audio_adapter = linear(
             frames * config.audio_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs
         )
-        self.beside_adapter = (
-            conv(
-                frames * config.audio_channels,
-                width,
-                3,
-                padding=1,
-                axes=(None, None, "embed"),
-                dtype=dtype,
-                rngs=rngs,
-            )
-            if config.beside
-            else None
-        )
+        self.beside_adapter = _beside_adapter(config, rngs) if config.beside else None
         self.text_adapter = (
             linear(config.text_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs)
             if config.text_channels

@@ -126,11 +126,11 @@ def test_steps_hear_the_input_of_their_time(make):
     kernel, bias = np.array(adapter.kernel[...]), np.array(adapter.bias[...])
     padded = np.pad(features, ((0, 0), (1, 1), (0, 0)))
     convolved = sum(padded[:, k : k + 8] @ kernel[k] for k in range(3)) + bias
-    heard = prefix.heard(jnp.arange(18), 0.5)
+    added = prefix.heard(jnp.arange(18), 0.5)
     for i, length in enumerate(LENGTHS["input"]):
         expected = np.repeat(convolved[i, :length], 2, axis=0)
-        np.testing.assert_allclose(heard[i, : 2 * length], expected, rtol=1e-4, atol=1e-5)
-        assert not np.any(heard[i, 2 * length :])
+        np.testing.assert_allclose(added[i, : 2 * length], expected, rtol=1e-4, atol=1e-5)
+        assert not np.any(added[i, 2 * length :])
         start = int(prefix.lengths[i]) - 1
         first = convolved[i, 0] if length else 0
         np.testing.assert_allclose(
@@ -140,6 +140,14 @@ def test_steps_hear_the_input_of_their_time(make):
     full = loss(model, conditions, targets)
     assert np.abs(full.nats - without.nats)[:2].max() > 1e-3
     np.testing.assert_allclose(full.nats[2], without.nats[2], atol=1e-5)  # it has no input
+
+
+def test_a_model_that_has_learned_nothing_hears_nothing_at_its_steps(make):
+    config = make(step_stride=0.5, beside=True).config
+    fresh = LanguageModel(config, rngs=nnx.Rngs(0))
+    conditions, _ = batch()
+    prefix = jax.jit(LanguageModel.prefix)(fresh, conditions)
+    assert not np.any(prefix.heard(jnp.arange(18), 0.5))
 
 
 def test_a_stride_that_means_nothing_is_refused(make):
