@@ -1,7 +1,7 @@
 """The frozen networks that condition the language model, and batches as it takes them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -9,6 +9,7 @@ from shutil import copyfile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
 
@@ -24,9 +25,13 @@ from quark_jax.encoders import (
 )
 from quark_jax.errors import UserError
 from quark_jax.files import read_json, replacing
+from quark_jax.interop.files import read_state, write_state
 from quark_jax.lm import Conditions, Section, feature_length
+from quark_jax.nn import Buffer
 
 _AUDIO, _TEXT = "audio", "text"  # folders of the encoders, inside that of the conditioner
+_STATISTICS, _STATISTICS_FILE = ("mean", "deviation"), "statistics.safetensors"
+_LEAST = 1e-3  # deviation of a channel that hardly moves
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class ConditionerConfig:
 
     audio: FeatureConfig = field(default_factory=FeatureConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    standardise: bool = False  # channels of audio features to mean 0, deviation 1 in training data
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class Conditioner(nnx.Module):
       audio: encoder of input and reference.
       text: encoder of captions, or None.
       tokens: caption -> token ids, on the host; the `text` of `token_batches`.
+      mean, deviation: of the channels of audio features, where they are standardised: 0 and 1
+        until `measure` has seen training data.
 
     Raises UserError where a folder is missing or holds another kind of encoder.
     """
@@ -89,6 +97,8 @@ class Conditioner(nnx.Module):
         self.audio = SSLFeatures(config.audio, dtype=dtype)
         self.text = _text_encoder(config.text, dtype)
         self.tokens = CaptionTokens(config.text)
+        self.mean = Buffer(jnp.zeros(self.audio.channels))
+        self.deviation = Buffer(jnp.ones(self.audio.channels))
         if self.text is not None:
             self.tokens("")  # a tokeniser that is missing shows before anything is trained
 
@@ -114,12 +124,33 @@ class Conditioner(nnx.Module):
 
     def _audio_section(self, name: str, batch: Mapping[str, jax.Array]) -> Section | None:
         if f"{name}_features" in batch:
-            return Section(batch[f"{name}_features"], batch[f"{name}_frames"])
-        if name not in batch:
+            features, frames = batch[f"{name}_features"], batch[f"{name}_frames"]
+        elif name in batch:
+            samples = batch[f"{name}_samples"]
+            features, frames = self.audio(batch[name], samples), feature_length(samples)
+        else:
             return None
-        samples = batch[f"{name}_samples"]
-        features = jax.lax.stop_gradient(self.audio(batch[name], samples))
-        return Section(features, feature_length(samples))
+        if self.config.standardise:
+            features = (features - self.mean[...]) / self.deviation[...]
+        return Section(jax.lax.stop_gradient(features), frames)
+
+    def measure(self, batches: Iterable[Mapping[str, jax.Array]]) -> None:
+        """Set `mean` and `deviation` to those of all audio features in `batches`."""
+        count, total, squares = 0, 0.0, 0.0
+        for batch in batches:
+            conditions = _features(self, {name: batch[name] for name in batch if name != "caption"})
+            for section in (conditions.input, conditions.reference):
+                if section is not None:
+                    true = np.arange(section.features.shape[1]) < section.lengths[:, None]
+                    found = np.asarray(section.features, np.float64)[np.asarray(true)]
+                    count, total = count + len(found), total + found.sum(0)
+                    squares = squares + np.square(found).sum(0)
+        if not count:
+            raise UserError("standardise: the training data has no audio features; leave it out")
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        self.mean[...] = jnp.asarray(mean, jnp.float32)
+        self.deviation[...] = jnp.asarray(np.maximum(deviation, _LEAST), jnp.float32)
 
     def _caption(self, batch: Mapping[str, jax.Array]) -> Section | None:
         if "caption" not in batch:
@@ -129,6 +160,10 @@ class Conditioner(nnx.Module):
         count = batch["caption_tokens"]
         mask = jnp.arange(batch["caption"].shape[1]) < count[:, None]
         return Section(jax.lax.stop_gradient(self.text(batch["caption"], mask)), count)
+
+    def measure_as(self, other: "Conditioner") -> None:
+        """Set `mean` and `deviation` to those of another."""
+        self.mean[...], self.deviation[...] = other.mean[...], other.deviation[...]
 
     def copy_to(self, folder: str | PathLike) -> None:
         """Write config.json into `folder`, and the encoders into folders of their own in there:
@@ -144,6 +179,9 @@ class Conditioner(nnx.Module):
                 with replacing(folder / _TEXT / "tokenizer.json") as beside:
                     copyfile(epath.Path(source) / "tokenizer.json", beside)
             config = replace(config, text=replace(config.text, folder=_TEXT))
+        if config.standardise:
+            values = {name: np.asarray(getattr(self, name)[...]) for name in _STATISTICS}
+            write_state(folder / _STATISTICS_FILE, values)
         with replacing(folder / "config.json") as beside:
             beside.write_text(json.dumps(to_dict(config), indent=1))
 
@@ -159,7 +197,26 @@ class Conditioner(nnx.Module):
             own = getattr(config, part)
             if own.folder is not None:
                 config = replace(config, **{part: replace(own, folder=str(folder / own.folder))})
-        return cls(config, dtype=dtype)
+        conditioner = cls(config, dtype=dtype)
+        if config.standardise:
+            conditioner._read_statistics(folder / _STATISTICS_FILE)
+        return conditioner
+
+    def _read_statistics(self, path: epath.Path) -> None:
+        found = read_state(path)
+        shapes = {name: value.shape for name, value in found.items()}
+        if shapes != dict.fromkeys(_STATISTICS, (self.audio_channels,)):
+            raise UserError(
+                f"{path}: holds {shapes}, not {' and '.join(_STATISTICS)} of {self.audio_channels} "
+                "channels; copy the whole folder of the model anew"
+            )
+        for name, value in found.items():
+            getattr(self, name)[...] = jnp.asarray(value)
+
+
+@jax.jit
+def _features(conditioner: Conditioner, batch: Mapping[str, jax.Array]) -> Conditions:
+    return conditioner(batch)
 
 
 def _text_encoder(config: TextConfig, dtype) -> T5Encoder | BertEncoder | None:

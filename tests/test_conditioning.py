@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.encoders import FeatureConfig, features_hash
 from quark_jax.errors import UserError
+from quark_jax.interop.files import write_state
 
 WORDS = ["[PAD]", "[UNK]", "</s>", "add", "a", "dog", "barking"]
 T5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2, "vocab_size": 7}
@@ -123,6 +125,48 @@ def test_features_take_the_place_of_waves_and_what_is_not_there_is_none(conditio
     assert again.reference is None and again.caption is None
     np.testing.assert_array_equal(again.input.features, made.input.features)
     np.testing.assert_array_equal(again.input.lengths, made.input.lengths)
+
+
+def test_features_are_standardised_by_the_training_data(folders, conditioner, tmp_path):
+    given = batch(conditioner)
+    made = Conditioner(replace(config(folders), standardise=True))
+    raw, before = conditions(conditioner, given), conditions(made, given)
+    np.testing.assert_array_equal(before.input.features, raw.input.features)
+    made.measure([given, given | {"reference": given["input"]}])
+    frames = [raw.input.features[i, :n] for i, n in enumerate((5, 3, 2))] * 2
+    other = conditions(conditioner, given | {"reference": given["input"]}).reference
+    frames += [raw.reference.features[2, :3], other.features[2, :3]]
+    frames = np.concatenate(frames).astype(np.float64)
+    np.testing.assert_allclose(made.mean[...], frames.mean(0), atol=1e-5)
+    np.testing.assert_allclose(made.deviation[...], frames.std(0), atol=1e-5)
+    after = conditions(made, given)
+    expected = (raw.input.features - frames.mean(0)) / frames.std(0)
+    np.testing.assert_allclose(after.input.features[0], expected[0], rtol=1e-3, atol=1e-3)
+    stored = {"task": given["task"], "input_features": raw.input.features}
+    stored |= {"input_frames": raw.input.lengths}
+    np.testing.assert_allclose(
+        made(stored).input.features, after.input.features, rtol=1e-3, atol=1e-3
+    )
+    made.copy_to(tmp_path)
+    again = conditions(Conditioner.load(tmp_path), given)
+    np.testing.assert_array_equal(again.input.features, after.input.features)
+    other = Conditioner(replace(config(folders), standardise=True))
+    other.measure_as(made)
+    np.testing.assert_array_equal(conditions(other, given).input.features, after.input.features)
+
+
+def test_statistics_that_are_missing_or_of_other_channels_are_named(folders, tmp_path):
+    made = Conditioner(replace(config(folders), standardise=True))
+    made.copy_to(tmp_path)
+    file = tmp_path / "statistics.safetensors"
+    write_state(file, {"mean": np.zeros(3, np.float32), "deviation": np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=r"statistics\.safetensors: holds .* of 16 channels"):
+        Conditioner.load(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match=r"statistics\.safetensors: no such file"):
+        Conditioner.load(tmp_path)
+    with pytest.raises(UserError, match="standardise: the training data has no audio features"):
+        made.measure([{"task": np.zeros(1, int)}])
 
 
 def test_no_gradient_reaches_the_encoders():

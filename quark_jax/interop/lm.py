@@ -11,14 +11,19 @@ from quark_jax.lm import LanguageModel, LMConfig
 
 def lm_table(model: LanguageModel) -> list[Entry]:
     """Every tensor of a language model, those of `transformers.LlamaForCausalLM` by its names."""
-    adapters = {"audio_adapter": LINEAR, "text_adapter": LINEAR, "beside_adapter": CONV}
-    adapters = {name: kind for name, kind in adapters.items() if getattr(model, name) is not None}
+    adapters = ["audio_adapter"] + (["text_adapter"] if model.text_adapter is not None else [])
+    beside = [
+        Entry("beside_adapter.conv.weight", "beside_adapter.conv.kernel", CONV),
+        Entry("beside_adapter.conv.bias", "beside_adapter.conv.bias"),
+        Entry("beside_adapter.norm.weight", "beside_adapter.norm.scale"),
+    ]
     return [
         *llama_table(model, causal=True),
         Entry("tasks", "tasks"),
         Entry("starts", "starts"),
-        *(Entry(f"{name}.weight", f"{name}.kernel", kind) for name, kind in adapters.items()),
+        *(Entry(f"{name}.weight", f"{name}.kernel", LINEAR) for name in adapters),
         *(Entry(f"{name}.bias", f"{name}.bias") for name in adapters),
+        *(beside if model.beside_adapter is not None else []),
     ]
 
 

@@ -217,19 +217,23 @@ class LMLoss:
         return self.correct.sum(0) / jnp.maximum(self.codes.sum(0), 1)
 
 
-def _beside_adapter(config: LMConfig, rngs: nnx.Rngs) -> nnx.Conv:
-    adapter = conv(
-        (2 if config.stack_features else 1) * config.audio_channels,
-        config.width,
-        3,
-        padding=1,
-        axes=(None, None, "embed"),
-        dtype=config.compute_dtype,
-        rngs=rngs,
-    )
-    # Features are larger than embeddings: they would drown the tokens before anything is learned.
-    adapter.kernel[...] = jnp.zeros_like(adapter.kernel[...])
-    return adapter
+class BesideAdapter(nnx.Module):
+    """What is added to the steps: features [batch, positions, channels] -> [batch, positions,
+    width], of each position and its two neighbours.
+
+    The norm keeps it as large as embeddings of tokens: the optimiser moves a projection of so many
+    channels by so much at once that tokens would be drowned before anything is learned.
+    """
+
+    def __init__(self, channels: int, config: LMConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.width, config.compute_dtype
+        axes = (None, None, "embed")
+        self.conv = conv(channels, width, 3, padding=1, axes=axes, dtype=dtype, rngs=rngs)
+        self.norm = rms_norm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        self.norm.scale[...] = jnp.full((width,), 0.1)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.norm(self.conv(features))
 
 
 class LanguageModel(nnx.Module):
@@ -255,7 +259,11 @@ class LanguageModel(nnx.Module):
         self.audio_adapter = linear(
             frames * config.audio_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs
         )
-        self.beside_adapter = _beside_adapter(config, rngs) if config.beside else None
+        self.beside_adapter = (
+            BesideAdapter(frames * config.audio_channels, config, rngs=rngs)
+            if config.beside
+            else None
+        )
         self.text_adapter = (
             linear(config.text_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs)
             if config.text_channels

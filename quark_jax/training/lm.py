@@ -26,6 +26,7 @@ from quark_jax.training.lm_data import (
     check_conditioning,
     heldout_batches,
     open_datasets,
+    sample_batches,
     training_batches,
     unigrams,
 )
@@ -86,6 +87,10 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     config = replace(config, lm=_fitted(config.lm, tokeniser, conditioner))
     before = QuarkAudio.load(config.start) if config.start else None
     start = _start(before, config, tokeniser, conditioner) if before else None
+    if before:
+        conditioner.measure_as(before.conditioner)
+    elif config.conditioner.standardise:
+        conditioner.measure(sample_batches(datasets, config.data, conditioner, config.run.seed))
     unigram = unigrams(datasets, "train", config.lm)
     learning = LMLearning(
         config.lm, config, tasks=unigram, packing=config.data.packing, seed=config.run.seed
@@ -158,6 +163,10 @@ def _start(
                 f"{folder}: was trained with another conditioner.{part}; set it as it was then, "
                 f"its folder, if any, to {folder}/encoders/{part}"
             )
+    if theirs.standardise != own.standardise:
+        raise UserError(
+            f"{folder}: was trained with conditioner.standardise {theirs.standardise}; set it so"
+        )
     were, are = to_dict(before.lm.config), to_dict(lm)
     changed = [name for name in differences(were, are) if name not in _MAY_CHANGE]
     changed += ["task_rows"] if were["task_rows"] > are["task_rows"] else []

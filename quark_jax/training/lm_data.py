@@ -19,6 +19,7 @@ from quark_jax.lm import TASK_IDS, LMConfig, Packing, Targets
 Batch = Mapping[str, jax.Array]
 Datasets = Mapping[str, TokenisedDataset]
 _SAMPLE = 2048  # records of a dataset that are counted, at most
+_MEASURED = 16  # batches of as many sequences, of which features are measured
 _LONGEST = 16  # captions of a split whose tokens are counted
 
 
@@ -108,6 +109,21 @@ def training_batches(
         num_workers=data.workers,
         **options,
     )
+
+
+def sample_batches(
+    datasets: Datasets, data: LMData, conditioner: Conditioner, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """A few hundred sequences to train on, the same in every process."""
+    batches = token_batches(
+        datasets,
+        batch_size=_MEASURED,
+        seed=seed,
+        weights=data.weights and {name: data.weights[name] for name in datasets},
+        **_text_options(datasets, conditioner),
+    )
+    with closing(batches):
+        yield from islice(batches, _MEASURED)
 
 
 def heldout_batches(
