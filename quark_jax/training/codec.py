@@ -12,6 +12,7 @@ from etils import epath
 from data_pipelines import Entry, codec_batches, read_manifest
 from quark_jax.audio import resample_sinc
 from quark_jax.config import to_dict
+from quark_jax.distributed import by_first, whole
 from quark_jax.encoders import SSLFeatures
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, si_sdr, stoi
@@ -86,11 +87,16 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         frozen=frozen,
         phase=lambda number: (learning.begun(number),),
     )
-    tokeniser = Tokeniser(learning.codec(state), features)
-    folder = epath.Path(workdir) / "model" / "codec"
-    tokeniser.save(folder)
-    if adversary := learning.adversary(state):
-        adversary.save(folder)
+    tokeniser = Tokeniser(whole(learning.codec(state)), features)
+    adversary = whole(learning.adversary(state))
+
+    def save() -> None:
+        folder = epath.Path(workdir) / "model" / "codec"
+        tokeniser.save(folder)
+        if adversary:
+            adversary.save(folder)
+
+    by_first(save)
     return tokeniser
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.config import differences, to_dict
+from quark_jax.distributed import by_first, whole
 from quark_jax.encoders import encoder_hash, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
@@ -107,13 +108,13 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         start=(start,),
     )
     quark = QuarkAudio(
-        learning.model(state, frozen),
+        whole(learning.model(state, frozen)),
         conditioner,
         tokeniser,
         seconds=max(dataset.metadata["seconds"] for dataset in datasets.values()),
         tasks=tuple(sorted({*unigram, *(before.tasks if before else ())}, key=TASK_IDS.get)),
     )
-    quark.save(epath.Path(workdir) / "model")
+    by_first(lambda: quark.save(epath.Path(workdir) / "model"))
     return quark
 
 
