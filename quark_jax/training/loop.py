@@ -101,7 +101,7 @@ def fit(
             return now.state
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
-        compiled = _finite_or_left_out(step, placed)
+        compiled = compile_step(step, placed)
         termination = stack.enter_context(Termination())
         log = stack.enter_context(closing(_Log(workdir, run, first, label)))
         if first is None:
@@ -150,10 +150,11 @@ def _begin(
     return jax.jit(begin, out_shardings=placed)(*start), placed
 
 
-def _finite_or_left_out(
+def compile_step(
     step: Callable, placed: Run
 ) -> Callable[[Run, Any, Any, tuple], tuple[Run, Metrics]]:
-    """`step` compiled, its state laid out as `placed`."""
+    """`step` compiled as `fit` runs it, its state laid out as `placed`: what is not finite is left
+    out, and the state before is overwritten."""
 
     def guarded(before: Run, batch: Any, frozen: Any, phase: tuple) -> tuple[Run, Metrics]:
         state, metrics = step(before.state, batch, frozen, *phase)
