@@ -97,7 +97,9 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     state = fit(
         learning.init,
         learning.step,
-        training_batches(datasets, config.data, config.lm, conditioner, config.run.seed),
+        training_batches(
+            datasets, config.data, config.lm, conditioner, seed=config.run.seed, mesh=mesh
+        ),
         run=config.run,
         mesh=mesh,
         config=to_dict(config),
@@ -186,11 +188,7 @@ def _evaluation(
     """What `fit` calls: loss and accuracy of held-out sequences, and audio where it is due."""
     data, every = config.data, config.eval_audio_every
     batches = partial(heldout_batches, datasets, frozen.conditioner)
-    heldout = batches(
-        batch_size=data.batch_size,
-        count=data.heldout,
-        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    )
+    heldout = batches(batch_size=data.batch_size, count=data.heldout, mesh=mesh)
     score = heldout_evaluation(
         learning, frozen, [place_batch(batch, mesh) for batch in heldout], unigram
     )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from quark_jax.errors import Stopped, UserError
@@ -166,7 +167,9 @@ def compile_step(
         counts = {"skipped_steps": skipped, "skipped_in_a_row": in_a_row}
         return Run(state, skipped, in_a_row), {**metrics, **counts}
 
-    return jax.jit(guarded, donate_argnums=0, static_argnums=3, out_shardings=(placed, None))
+    # Each process reads the metrics, so that it has to have all of them.
+    everywhere = NamedSharding(jax.tree.leaves(placed)[0].mesh, PartitionSpec())
+    return jax.jit(guarded, donate_argnums=0, static_argnums=3, out_shardings=(placed, everywhere))
 
 
 class _Log:
