@@ -1,6 +1,7 @@
 """Checkpoints of a run: state, data position and config together, by Orbax."""
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -90,6 +91,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2, best: KeepBest | None = None):
+        logging.getLogger("absl").addFilter(_not_told)
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -204,8 +206,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            # TensorStore raises ValueError, with the system's error in its text.
-            if not isinstance(error, OSError) and "os_error_code" not in str(error):
+            if not _refused(error):
                 raise
             saved = self._saved
             whole = "none is whole" if saved is None else f"that of step {saved} is whole"
@@ -213,6 +214,20 @@ class Checkpoints:
                 f"{self._folder}: the checkpoint of step {self._saving} cannot be written "
                 f"({_reason(error)}); {whole}; make room and run the same command again to go on"
             ) from error
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether it is the file system's. TensorStore raises ValueError, with the system's error in
+    its text."""
+    return isinstance(error, OSError) or (
+        isinstance(error, ValueError) and "os_error_code" in str(error)
+    )
+
+
+def _not_told(record: logging.LogRecord) -> bool:
+    """A filter of log records: Orbax raises what the file system refuses, and logs it, with its
+    traceback, from each of its threads besides."""
+    return not (record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1]))
 
 
 def _reason(error: Exception) -> str:
