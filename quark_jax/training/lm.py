@@ -20,13 +20,16 @@ from quark_jax.hcodec import Tokeniser
 from quark_jax.interop.lm import lm_to_torch, load_lm
 from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.pipeline import QuarkAudio
+from quark_jax.training.flops import lm_flops
 from quark_jax.training.lm_data import (
+    Batch,
     Datasets,
     LMData,
     Unigram,
     check_conditioning,
     heldout_batches,
     open_datasets,
+    read_targets,
     training_batches,
     unigrams,
 )
@@ -108,6 +111,7 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         label="language model",
         frozen=frozen,
         start=(start,),
+        flops=lambda batch: _flops(batch, config, conditioner),
     )
     quark = QuarkAudio(
         whole(learning.model(state, frozen)),
@@ -118,6 +122,12 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     )
     by_first(lambda: quark.save(epath.Path(workdir) / "model"))
     return quark
+
+
+def _flops(batch: Batch, config: LMTraining, conditioner: Conditioner) -> float:
+    conditions = jax.eval_shape(lambda encoder, batch: encoder(batch), conditioner, batch)
+    targets = jax.eval_shape(lambda batch: read_targets(batch, config.lm), batch)
+    return lm_flops(config.lm, conditions, targets, config.data.packing)
 
 
 def _codec(folder: str) -> Tokeniser:

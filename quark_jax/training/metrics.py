@@ -1,7 +1,8 @@
 """What a run writes about itself: JSON lines for programs, TensorBoard for people."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from quark_jax.errors import UserError
 from quark_jax.files import replacing
 
 
@@ -48,10 +50,11 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """One row of metrics.jsonl, there at once, and a point of each number in TensorBoard; clips
-        and pictures go there alone."""
+        and pictures go there alone. Raises UserError where it cannot be written."""
         numbers = {n: v for n, v in values.items() if not isinstance(v, Clip | Picture)}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
+        with self._told():
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             match value:
                 case Clip(wave, rate):
@@ -63,8 +66,20 @@ class MetricWriter:
 
     def close(self) -> None:
         """Write what TensorBoard still holds back, and close both."""
-        self._file.close()
+        with self._told():
+            self._file.close()
         self._board.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the file system refuses, told in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror or error}); make room and run "
+                "the same command again to go on"
+            ) from error
 
 
 def read_metrics(workdir: str | PathLike) -> list[dict[str, float]]:
