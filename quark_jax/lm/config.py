@@ -24,6 +24,10 @@ class LMConfig:
       label_smoothing: weight of the uniform distribution in the training target.
       audio_channels: channels of the features of audio sections, which come at 50 Hz.
       stack_features: put two neighbouring feature frames in one position, 25 Hz.
+      step_stride: None numbers the rotary positions through the sequence. A number lets step 0
+        stand at the position of the input's first frame, and the steps so many positions apart:
+        with the rate of the input's positions over that of the steps (0.5 for 25 Hz beside 50
+        steps a second), each step stands beside the input of its time, however long it is.
       text_channels: width of the hidden states of captions; 0 where no task has a caption.
       task_rows: rows of the table of task vectors: those of `TASKS`, and room for your own.
       dtype: compute dtype, "float32" or "bfloat16" (parameters, softmax and loss are float32).
@@ -46,6 +50,7 @@ class LMConfig:
     label_smoothing: float = 0.1
     audio_channels: int = 768
     stack_features: bool = False
+    step_stride: float | None = None
     text_channels: int = 0
     task_rows: int = 16
     dtype: str = "float32"
@@ -82,6 +87,11 @@ class LMConfig:
         need(
             self.dtype in ("float32", "bfloat16"),
             f"dtype {self.dtype!r} must be float32 or bfloat16",
+        )
+        need(
+            self.step_stride is None or (self.step_stride > 0 and self.max_segment == 1),
+            f"step_stride {self.step_stride} must be positive, and None with a dynamic frame rate "
+            "(its steps are not equally long)",
         )
         need(
             self.task_rows >= len(TASKS),

@@ -62,30 +62,30 @@ class Packed(NamedTuple):
     """Sequences laid out in rows."""
 
     features: jax.Array  # [rows, positions, width]
-    positions: jax.Array  # [rows, positions], of each within its sequence
+    positions: jax.Array  # [rows, positions], the rotary ones
     segments: jax.Array  # [rows, positions], the number of its sequence in the row
     source: jax.Array  # [rows, items * length], where the positions of each sequence lie
     fits: jax.Array  # [rows], whether all sequences have room
 
 
-def pack(sequences: Section, packing: Packing) -> Packed:
-    """Lay sequences [rows * items, length, width] out in rows."""
-    count, length, width = sequences.features.shape
+def pack(sequences: Section, positions: jax.Array, packing: Packing) -> Packed:
+    """Lay sequences [rows * items, length, width] and their positions [rows * items, length] out in
+    rows."""
+    count, length, _ = sequences.features.shape
     shape = count // packing.items, packing.items
-    features = sequences.features.reshape(*shape, length, width)
     lengths = sequences.lengths.reshape(shape)
+
+    def rows(values: jax.Array) -> jax.Array:
+        values = values.reshape(*shape, length, -1)
+        pieces = [Section(values[:, i], lengths[:, i]) for i in range(packing.items)]
+        return lay(pieces, packing.positions).features
+
     ends = jnp.cumsum(lengths, axis=1)
-    begins = ends - lengths
-    laid = lay(
-        [Section(features[:, i], lengths[:, i]) for i in range(packing.items)], packing.positions
-    )
-    place = jnp.arange(packing.positions)
-    segments = jnp.sum(place >= ends[..., None], axis=1)
-    first = jnp.take_along_axis(begins, jnp.minimum(segments, packing.items - 1), axis=1)
-    source = begins[..., None] + jnp.arange(length)
+    segments = jnp.sum(jnp.arange(packing.positions) >= ends[..., None], axis=1)
+    source = (ends - lengths)[..., None] + jnp.arange(length)
     return Packed(
-        laid.features,
-        place - first,
+        rows(sequences.features),
+        rows(positions)[..., 0],
         segments,
         jnp.minimum(source, packing.positions - 1).reshape(shape[0], -1),
         ends[:, -1] <= packing.positions,

@@ -148,10 +148,26 @@ class Backbone(nnx.Module):
         segments: jax.Array | None = None,
     ) -> jax.Array:
         """[batch, time, width] -> same. Attention is causal, so what is padded on the right
-        changes nothing before it. `positions` and `segments` [batch, time] are those of packed
-        sequences; None where a row is one sequence."""
+        changes nothing before it. `positions` [time] or [batch, time], None to count from 0;
+        `segments` [batch, time] where a row is not one sequence."""
         positions = jnp.arange(x.shape[1]) if positions is None else positions
         return self.norm(self.layers(x, positions, segments))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prefix(Section):
+    """What stands before step 0, and the rotary position of step 0 [batch]."""
+
+    origin: jax.Array
+
+    def positions(self, place: jax.Array, stride: float | None) -> jax.Array:
+        """Rotary positions of places in the sequences, [n] or [batch, n], in a shape that fits
+        [batch, n]; S and the steps are `stride` apart (`LMConfig.step_stride`)."""
+        if stride is None:
+            return place
+        step = place - self.lengths[:, None]
+        return jnp.where(step < -1, place, self.origin[:, None] + stride * step)
 
 
 @jax.tree_util.register_dataclass
@@ -226,9 +242,9 @@ class LanguageModel(nnx.Module):
         logits = self.head(hidden).astype(jnp.float32)
         return logits.reshape(*hidden.shape[:-1], self.pattern.heads, -1)
 
-    def prefix(self, conditions: Conditions) -> Section:
+    def prefix(self, conditions: Conditions) -> Prefix:
         """All that stands before step 0, embedded: [T] ([C] caption) ([R] reference) ([I] input)
-        [S], as a section [batch, longest, width]. Step 0 stands at its `lengths`."""
+        [S], [batch, longest, width]. Step 0 stands at its `lengths`."""
         batch = conditions.task.shape[0]
         task = self.tasks[...][conditions.task][:, None].astype(self.config.compute_dtype)
         one = jnp.ones((batch,), jnp.int32)
@@ -243,7 +259,10 @@ class LanguageModel(nnx.Module):
             if section is not None:
                 present = (section.lengths > 0).astype(jnp.int32)
                 pieces += [Section(start(number), present), self._adapt(name, section)]
-        return lay([*pieces, Section(start(len(SECTIONS)), one)])
+        whole = lay([*pieces, Section(start(len(SECTIONS)), one)])
+        frames = 0 if conditions.input is None else pieces[-1].lengths
+        origin = whole.lengths - jnp.where(frames > 0, frames + 1, 0)  # the input, and S
+        return Prefix(whole.features, whole.lengths, origin)
 
     def _adapt(self, name: str, section: Section) -> Section:
         section = section.cleared()
@@ -274,15 +293,20 @@ class LanguageModel(nnx.Module):
         """
         prefix = self.prefix(conditions)
         sequence = lay([prefix, Section(self.embed_steps(tokens[:, :-1]), steps)])
-        hidden = self._hidden(sequence, steps, packing)
+        places = jnp.arange(sequence.features.shape[1])
+        positions = prefix.positions(places, self.config.step_stride)
+        hidden = self._hidden(sequence, positions, steps, packing)
         before = prefix.lengths[:, None] - 1 + jnp.arange(tokens.shape[1])
         return jnp.take_along_axis(hidden, before[..., None], axis=1)
 
-    def _hidden(self, sequence: Section, steps: jax.Array, packing: Packing | None) -> jax.Array:
+    def _hidden(
+        self, sequence: Section, positions: jax.Array, steps: jax.Array, packing: Packing | None
+    ) -> jax.Array:
         if packing is None:
-            return self.backbone(sequence.features)
+            return self.backbone(sequence.features, positions)
         there = replace(sequence, lengths=jnp.where(steps > 0, sequence.lengths, 0))
-        rows = pack(there, packing)
+        positions = jnp.broadcast_to(positions, sequence.features.shape[:2])
+        rows = pack(there, positions, packing)
         hidden = self.backbone(rows.features, rows.positions, rows.segments)
         hidden = jnp.where(rows.fits[:, None, None], hidden, jnp.nan)
         return jnp.take_along_axis(hidden, rows.source[..., None], axis=1).reshape(

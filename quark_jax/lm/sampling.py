@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quark_jax.lm.layout import SECTIONS, Conditions, Section, Targets, drop_sections
-from quark_jax.lm.model import Cache, LanguageModel
+from quark_jax.lm.layout import SECTIONS, Conditions, Targets, drop_sections
+from quark_jax.lm.model import Cache, LanguageModel, Prefix
 from quark_jax.lm.segments import length_mask, open_segments
 from quark_jax.lm.tasks import is_aligned
 
@@ -146,10 +146,10 @@ def generate_loop(model, conditions, frames, keys, sampling: Sampling, max_frame
     return Targets(*pattern.revert(tokens))
 
 
-def _prefill(model, blocks, prefix: Section, rows: int) -> tuple[jax.Array, list[Cache]]:
+def _prefill(model, blocks, prefix: Prefix, rows: int) -> tuple[jax.Array, list[Cache]]:
     """Hidden state at S [items, width], and caches with `rows` free slots after the prefix."""
     x, caches = prefix.features, []
-    positions = jnp.arange(x.shape[1])
+    positions = prefix.positions(jnp.arange(x.shape[1]), model.config.step_stride)
     for block in blocks:
         x, cache = block.prefill(x, positions)
         caches.append(tuple(jnp.pad(a, ((0, 0), (0, 0), (0, rows), (0, 0))) for a in cache))
@@ -181,7 +181,7 @@ def _draw(
 
 
 def _feed(
-    model, blocks, prefix: Section, state: _State, tokens: jax.Array
+    model, blocks, prefix: Prefix, state: _State, tokens: jax.Array
 ) -> tuple[jax.Array, list[Cache]]:
     """Hidden state [items, width] and caches after `tokens` [batch, heads] at the state's step."""
     items, start = prefix.features.shape[:2]
@@ -189,7 +189,8 @@ def _feed(
     slots = jnp.arange(state.caches[0][0].shape[2])
     steps = (slots >= start) & (slots <= start + state.step)
     mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]
-    positions = (prefix.lengths + state.step)[:, None]
+    place = (prefix.lengths + state.step)[:, None]
+    positions = prefix.positions(place, model.config.step_stride)
     caches = []
     for block, cache in zip(blocks, state.caches, strict=True):
         x, cache = block.step(x, positions, cache, start + state.step, mask)

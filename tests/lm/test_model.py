@@ -85,6 +85,43 @@ def test_prefix_is_task_sections_with_their_start_vectors_and_s(make):
         np.testing.assert_allclose(prefix.features[i, : len(expected)], expected, atol=1e-6)
 
 
+def test_strided_steps_stand_beside_the_input_of_their_time(make):
+    model = make(step_stride=0.5)
+    conditions, _ = batch()
+    prefix = jax.jit(LanguageModel.prefix)(model, conditions)
+    positions = prefix.positions(jnp.arange(24), 0.5)
+    # tse: T R 4 I 7 S; edit: T C 2 I 5 S; tta, without input: T C 3 R 1 S
+    for i, (length, first) in enumerate([(15, 7), (11, 5), (8, 8)]):
+        assert prefix.lengths[i] == length
+        np.testing.assert_array_equal(positions[i, : length - 1], np.arange(length - 1))
+        steps = first + 0.5 * np.arange(-1, 24 - length)
+        np.testing.assert_array_equal(positions[i, length - 1 :], steps)
+
+
+def test_hidden_states_follow_the_strided_positions(make):
+    model, plain = make(step_stride=0.5), make()
+    conditions, targets = batch()
+    tokens, _ = model.pattern.build(targets.acoustic, targets.semantic, targets.frames)
+    steps = model.pattern.steps(targets.frames)
+    got = hidden_states(model, conditions, tokens, steps)
+    prefix = jax.jit(LanguageModel.prefix)(model, conditions)
+    for i in range(3):
+        n, count = int(prefix.lengths[i]), int(steps[i])
+        sequence = [prefix.features[i, :n], model.embed_steps(tokens[i, :count])]
+        positions = prefix.positions(jnp.arange(n + count), 0.5)[i]
+        expected = model.backbone(jnp.concatenate(sequence)[None], positions)[0, n - 1 :]
+        np.testing.assert_allclose(got[i, : count + 1], expected, rtol=1e-4, atol=1e-5)
+    unlike = np.abs(got - hidden_states(plain, conditions, tokens, steps))
+    assert unlike[0, :5].max() > 1e-3
+
+
+def test_a_stride_that_means_nothing_is_refused(make):
+    with pytest.raises(ValueError, match=r"step_stride 0\.0 must be positive"):
+        make(step_stride=0.0)
+    with pytest.raises(ValueError, match="dynamic frame rate"):
+        make(step_stride=1.0, max_segment=2)
+
+
 def test_stacked_features_pair_neighbours_and_ignore_padding():
     pairs = stack_pairs(section(0, [5, 8, 0], 3).cleared())
     features = section(0, [5, 8, 0], 3).features

@@ -51,7 +51,10 @@ def learn(model, conditions, targets, packing=None):
     return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.parametrize(("items", "changes"), [(2, {}), (3, {"scan": True, "remat": "dots"})])
+@pytest.mark.parametrize(
+    ("items", "changes"),
+    [(2, {}), (3, {"scan": True, "remat": "dots"}), (2, {"step_stride": 0.75})],
+)
 def test_packed_sequences_learn_what_they_learn_alone(make, batch, items, changes):
     model = make(**changes)
     (loss, alone), gradient = learn(model, *batch)

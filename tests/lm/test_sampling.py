@@ -93,7 +93,13 @@ def assert_same(codes, i, expected):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"text_channels": 5}, {"pattern": "parallel", "scan": True}, {"pattern": "flat"}]
+    "changes",
+    [
+        {"text_channels": 5},
+        {"pattern": "parallel", "scan": True},
+        {"pattern": "flat"},
+        {"step_stride": 0.5},
+    ],
 )
 def test_greedy_equals_the_uncached_reference(make, changes):
     model = make(**changes)
