@@ -13,19 +13,23 @@ from flax import nnx
 
 from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.config import differences, to_dict
+from quark_jax.distributed import by_first, whole
 from quark_jax.encoders import encoder_hash, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 from quark_jax.interop.lm import lm_to_torch, load_lm
 from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.pipeline import QuarkAudio
+from quark_jax.training.flops import lm_flops
 from quark_jax.training.lm_data import (
+    Batch,
     Datasets,
     LMData,
     Unigram,
     check_conditioning,
     heldout_batches,
     open_datasets,
+    read_targets,
     training_batches,
     unigrams,
 )
@@ -96,7 +100,9 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     state = fit(
         learning.init,
         learning.step,
-        training_batches(datasets, config.data, config.lm, conditioner, config.run.seed),
+        training_batches(
+            datasets, config.data, config.lm, conditioner, seed=config.run.seed, mesh=mesh
+        ),
         run=config.run,
         mesh=mesh,
         config=to_dict(config),
@@ -105,16 +111,23 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         label="language model",
         frozen=frozen,
         start=(start,),
+        flops=lambda batch: _flops(batch, config, conditioner),
     )
     quark = QuarkAudio(
-        learning.model(state, frozen),
+        whole(learning.model(state, frozen)),
         conditioner,
         tokeniser,
         seconds=max(dataset.metadata["seconds"] for dataset in datasets.values()),
         tasks=tuple(sorted({*unigram, *(before.tasks if before else ())}, key=TASK_IDS.get)),
     )
-    quark.save(epath.Path(workdir) / "model")
+    by_first(lambda: quark.save(epath.Path(workdir) / "model"))
     return quark
+
+
+def _flops(batch: Batch, config: LMTraining, conditioner: Conditioner) -> float:
+    conditions = jax.eval_shape(lambda encoder, batch: encoder(batch), conditioner, batch)
+    targets = jax.eval_shape(lambda batch: read_targets(batch, config.lm), batch)
+    return lm_flops(config.lm, conditions, targets, config.data.packing)
 
 
 def _codec(folder: str) -> Tokeniser:
@@ -185,11 +198,7 @@ def _evaluation(
     """What `fit` calls: loss and accuracy of held-out sequences, and audio where it is due."""
     data, every = config.data, config.eval_audio_every
     batches = partial(heldout_batches, datasets, frozen.conditioner)
-    heldout = batches(
-        batch_size=data.batch_size,
-        count=data.heldout,
-        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    )
+    heldout = batches(batch_size=data.batch_size, count=data.heldout, mesh=mesh)
     score = heldout_evaluation(
         learning, frozen, [place_batch(batch, mesh) for batch in heldout], unigram
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quark_jax import audio
+from quark_jax.distributed import whole
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi
 from quark_jax.evaluation.pictures import picture
@@ -38,7 +39,7 @@ def heldout_evaluation(
     def evaluate(state: LMState) -> dict[str, float]:
         sums = [
             {name: np.asarray(value, np.float64) for name, value in found.items()}
-            for found in (score(state, batch, frozen) for batch in batches)
+            for found in (whole(score(state, batch, frozen)) for batch in batches)
         ]
         total = {name: sum(part[name] for part in sums) for name in sums[0]}
         codes = total["codes"].sum(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -148,12 +149,33 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+@cache
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of each global batch this process reads, and how many parts there are. Processes
+    that are the same rows' tensor or sequence devices read the same part.
+
+    Raises UserError where two of them have some rows in common, and others not.
+    """
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows: dict[int, set[int]] = {}
+    for device, (place,) in batch_sharding(mesh).devices_indices_map((split,)).items():
+        rows.setdefault(device.process_index, set()).add(place.start or 0)
+    parts = sorted({tuple(sorted(own)) for own in rows.values()})
+    if sum(map(len, parts)) != split or len(set(map(len, parts))) != 1:
+        raise UserError(
+            f"mesh: the {split} parts of a batch do not divide over {len(rows)} processes; choose "
+            "tensor and sequence so that each process has whole parts, or each part whole processes"
+        )
+    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
+
+
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's part of a global batch (a pytree of arrays [batch, ...]) as global arrays.
     Raises UserError where the batch does not divide over the devices."""
     split = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    _, parts = batch_part(mesh)
+    size = len(jax.tree.leaves(batch)[0]) * parts
     if size % split:
         raise UserError(f"batch of {size}: does not divide over {split} devices; change either")
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+    place = partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
+    return jax.tree.map(lambda a: place(a, (size, *a.shape[1:])), batch)

@@ -16,14 +16,15 @@ from quark_jax.training import loop, metrics
 from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.sharding import make_mesh
 
+TIMES = {"steps_per_second", "data_wait", "checkpoint_seconds", "goodput", "tokens_per_second"}
 RUN = RunConfig(steps=5, log_every=1, eval_every=3, save_every=2)
 
 
 def read_metrics(workdir) -> list[dict[str, float]]:
     """All but what is another number in every run."""
-    rows = metrics.read_metrics(workdir)
-    assert all(0 <= row.pop("data_wait") <= 1 for row in rows if "skipped_steps" in row)
-    return rows
+    return [
+        {n: v for n, v in row.items() if n not in TIMES} for row in metrics.read_metrics(workdir)
+    ]
 
 
 class State(NamedTuple):
@@ -134,8 +135,8 @@ def test_cut_off_in_an_evaluation(tmp_path, whole, number):
 @pytest.mark.parametrize("number", [4, 5])
 def test_cut_off_right_after_a_checkpoint(tmp_path, whole, number, monkeypatch):
     class Checkpoints(loop.Checkpoints):
-        def save(self, at, *args):
-            super().save(at, *args)
+        def save(self, at, *args, **options):
+            super().save(at, *args, **options)
             if at == number:
                 raise Cut
 
