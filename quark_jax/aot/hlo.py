@@ -18,11 +18,13 @@ _HEAD = re.compile(r"(ENTRY )?%([\w.-]+) \(.*\{$")
 _LINE = re.compile(r" *(ROOT )?%([\w.-]+) = (.*)$")
 _CALLED = re.compile(r"(calls|body|condition|to_apply|branch_computations)=\{?((?:%[\w.-]+,? ?)+)")
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send")
-_FREE = frozenset(  # they move nothing themselves
-    "parameter tuple get-tuple-element bitcast constant while conditional call after-all iota "
-    "optimization-barrier partition-id replica-id async-start async-update async-done "
-    "add-dependency domain send-done recv recv-done".split()
-)
+_FREE = {  # they move nothing themselves
+    *("parameter", "constant", "iota", "partition-id", "replica-id"),
+    *("tuple", "get-tuple-element", "bitcast", "optimization-barrier"),
+    *("after-all", "add-dependency", "domain"),
+    *("while", "conditional", "call", "async-start", "async-update", "async-done"),
+    *("send-done", "recv", "recv-done"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective operation of a chip.
+    """One collective operation.
 
     Attributes:
       kind: as HLO calls it; "send" goes to another slice.
@@ -104,9 +106,11 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 @dataclass(frozen=True)
 class Hlo:
-    """A compiled program, from `jax.stages.Compiled.as_text()`."""
+    """A compiled program: `text` is that of `jax.stages.Compiled.as_text()`, `trips` how often a
+    loop runs whose length is not known beforehand."""
 
     text: str = field(repr=False)
+    trips: int = 1
 
     @cached_property
     def _parsed(self) -> tuple[dict[str, list[Instruction]], str]:
@@ -147,7 +151,7 @@ class Hlo:
                     continue
                 inside = count
                 if instruction.kind == "while":
-                    inside *= self.loops[instruction.name] or 1
+                    inside *= self.loops[instruction.name] or self.trips
                 for how, called in instruction.called:
                     if how != "to_apply" or instruction.kind == "call":
                         visit(called, inside)

@@ -1,7 +1,7 @@
 """The programs that chips run, with shapes in the place of all arrays: nothing is allocated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from quark_jax.aot.flops import lm_flops, traced_flops
 from quark_jax.aot.networks import abstract_conditioner, abstract_features
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec
@@ -21,7 +20,9 @@ from quark_jax.pipeline import SAMPLING
 from quark_jax.training import codec_step, lm_step
 from quark_jax.training.checkpoint import abstract
 from quark_jax.training.codec import CodecTraining, whole_frames
+from quark_jax.training.flops import lm_flops, traced_flops
 from quark_jax.training.lm import LMTraining
+from quark_jax.training.lm_data import read_targets
 from quark_jax.training.loop import Run, compile_step
 from quark_jax.training.sharding import batch_sharding, shardings
 
@@ -40,10 +41,9 @@ class Program:
       parameters: those of `arguments` that should be split over the devices, where the mesh splits.
       model_flops: operations that the model needs for this batch, on all chips together; what is
         computed a second time does not count.
-      of_layers: the same program with that many layers, none of them in a loop; None where the
-        compiler sees the program as it is.
-      layers: how many it has.
-      remat: what of the layers' activations is computed a second time, in words.
+      kernel_flops: operations in kernels (Pallas), on all chips together.
+      trips: how often a loop runs whose length is not known beforehand.
+      remat: what is computed a second time, by the config, in words.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Program:
     arguments: tuple
     parameters: Any
     model_flops: float
-    of_layers: Callable[[int], "Program"] | None = None
-    layers: int = 0
-    remat: str = "nothing: no policy is set"
+    kernel_flops: float = 0.0
+    trips: int = 1
+    remat: str = "nothing, by the config"
 
 
 def lm_training(config: LMTraining, mesh: Mesh, *, seconds: float) -> Program:
@@ -82,24 +82,23 @@ def lm_training(config: LMTraining, mesh: Mesh, *, seconds: float) -> Program:
     batch = _lm_batch(config, tasks, seconds, mesh)
     jitted = compile_step(learning.step, jax.tree.map(lambda a: a.sharding, state))
 
-    def of_layers(count: int) -> Program:
-        small = replace(config, lm=replace(lm, layers=count, scan=False), accumulate=1)
-        return lm_training(small, mesh, seconds=seconds)
-
     return Program(
         name=f"language model, training step, {_rows(config)} sequences of {seconds:g} s",
         jitted=jitted,
         arguments=(state, batch, frozen, ()),
         parameters=state.state.params,
-        model_flops=lm_flops(lm, batch, config.data.packing),
-        of_layers=of_layers if lm.scan or config.accumulate > 1 else None,
-        layers=lm.layers,
+        model_flops=lm_flops(
+            lm,
+            jax.eval_shape(lambda f, b: f.conditioner(b), frozen, batch),
+            jax.eval_shape(lambda b: read_targets(b, lm), batch),
+            config.data.packing,
+        ),
         remat=_REMAT[lm.remat],
     )
 
 
 _REMAT = {
-    None: "nothing: lm.remat is None",
+    None: "nothing, by the config (lm.remat)",
     "full": "each layer, from its input (lm.remat full)",
     "dots": "of each layer all but its projections (lm.remat dots)",
 }
@@ -134,7 +133,7 @@ def codec_training(config: CodecTraining, mesh: Mesh) -> Program:
         jitted=jitted,
         arguments=arguments,
         parameters=owned,
-        model_flops=traced_flops(jitted, *arguments),
+        model_flops=traced_flops(jitted.trace(*arguments).jaxpr),
     )
 
 
@@ -154,12 +153,12 @@ def tokenising(config: CodecTraining, mesh: Mesh, *, batch: int, seconds: float)
         jitted=encode_window,
         arguments=arguments,
         parameters=nnx.state(arguments[0], nnx.Param),
-        model_flops=traced_flops(encode_window, *arguments),
+        model_flops=traced_flops(encode_window.trace(*arguments).jaxpr),
     )
 
 
 def sampling(config: LMTraining, mesh: Mesh, *, batch: int, seconds: float) -> Program:
-    """Speech restoration of `batch` recordings of `seconds`: the prefix, then the loop over steps."""
+    """Speech restoration of `batch` recordings of `seconds`: the prefix, then a loop of steps."""
     lm, rules = config.lm, config.run.mesh.rules
     model = as_shapes(lambda rngs: LanguageModel(lm, rngs=rngs))
     frames = round(seconds * _CODEC_RATE)
@@ -184,7 +183,8 @@ def sampling(config: LMTraining, mesh: Mesh, *, batch: int, seconds: float) -> P
         jitted=generate_loop,
         arguments=arguments,
         parameters=nnx.state(arguments[0], nnx.Param),
-        model_flops=traced_flops(generate_loop, *arguments, loop=steps),
+        model_flops=traced_flops(generate_loop.trace(*arguments).jaxpr, trips=steps),
+        trips=steps,
     )
 
 
@@ -242,6 +242,4 @@ def _lm_batch(
     if lm.text_channels and any(task(name).caption for name in tasks):
         shapes["caption"] = (config.conditioner.text.max_tokens,), jnp.int32
         shapes["caption_tokens"] = (), jnp.int32
-    return {
-        name: _array((items, *shape), dtype, mesh) for name, (shape, dtype) in shapes.items()
-    }
+    return {name: _array((items, *shape), dtype, mesh) for name, (shape, dtype) in shapes.items()}

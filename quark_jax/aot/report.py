@@ -14,12 +14,11 @@ from flax import nnx
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from quark_jax.aot.flops import kernel_flops, traced_flops
 from quark_jax.aot.hlo import Hlo, by_kind
 from quark_jax.aot.programs import Program
-from quark_jax.errors import UserError
 from quark_jax.files import replacing
 from quark_jax.hardware import Chip
+from quark_jax.training.flops import traced_flops
 
 _LARGE = 2**20  # elements of a parameter that should not be on every chip
 # Dense bfloat16 operations of a chip in one cycle: 8, 4, 8 and 4 units of 128 x 128 (v6e: 256 x
@@ -45,7 +44,6 @@ class Report:
       collectives: {kind: (how many, bytes that it sends)}.
       cycles: what the compiler estimates its operations to take, collectives and kernels not among
         them; None where it says nothing.
-      open_loops: loops whose length is not known beforehand; they count once.
       replicated: large parameters that are on every chip although the mesh splits parameters.
       remat: what the config has computed twice; `recomputed`: what the program has,
         {operation: how many}.
@@ -70,7 +68,6 @@ class Report:
     traffic: float = 0.0
     collectives: Mapping[str, tuple[int, float]] | None = None
     cycles: int | None = None
-    open_loops: int = 0
     recomputed: Mapping[str, int] | None = None
 
     @property
@@ -129,15 +126,15 @@ def compile_program(
     """Compile for the devices of `mesh`, each of them a `chip`, and report. `save` is a file for
     the executable, as `jax.experimental.serialize_executable.serialize` gives it."""
     chips = mesh.size
+    traced = traced_flops(program.jitted.trace(*program.arguments).jaxpr, trips=program.trips)
     known: dict[str, Any] = {
         "program": program.name,
         "chip": chip.name,
         "mesh": dict(mesh.shape),
         "capacity": chip.hbm_bytes,
         "model_flops": program.model_flops,
-        "flops": traced_flops(program.jitted, *program.arguments, loop=program.steps) / chips,
-        "kernel_flops": kernel_flops(program.jitted, *program.arguments, loop=program.steps)
-        / chips,
+        "flops": (traced + program.kernel_flops) / chips,
+        "kernel_flops": program.kernel_flops / chips,
         "replicated": replicated(program.parameters, mesh),
         "remat": program.remat,
     }
@@ -153,7 +150,7 @@ def compile_program(
     if save is not None:
         with replacing(epath.Path(save)) as beside:
             beside.write_bytes(serialize_executable.serialize(compiled)[0])
-    memory, hlo = compiled.memory_analysis(), Hlo(compiled.as_text())
+    memory, hlo = compiled.memory_analysis(), Hlo(compiled.as_text(), program.trips)
     return Report(
         compile_seconds=seconds,
         fits=memory.peak_memory_in_bytes <= chip.hbm_bytes,
@@ -162,10 +159,9 @@ def compile_program(
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         peak=memory.peak_memory_in_bytes,
-        traffic=hlo.traffic(program.steps),
-        collectives=by_kind(hlo.collectives(program.steps)),
-        cycles=hlo.cycles(program.steps) or None,
-        open_loops=sum(trips is None for trips in hlo.loops.values()),
+        traffic=hlo.traffic(),
+        collectives=by_kind(hlo.collectives()),
+        cycles=hlo.cycles() or None,
         recomputed=dict(hlo.recomputed()),
         **known,
     )
@@ -179,9 +175,7 @@ def replicated(parameters: Any, mesh: Mesh) -> list[str]:
     leaves = jax.tree_util.tree_leaves_with_path(
         parameters, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
-    arrays = (
-        (path, v.get_value() if isinstance(v, nnx.Variable) else v) for path, v in leaves
-    )
+    arrays = ((path, v.get_value() if isinstance(v, nnx.Variable) else v) for path, v in leaves)
     return [
         f"{jax.tree_util.keystr(path, simple=True, separator='.')} {list(array.shape)}"
         for path, array in arrays
@@ -254,6 +248,4 @@ def _work(report: Report, chip: Chip) -> list[str]:
             f"  by the compiler's cycles, kernels at peak: {at_most.estimate * 1e3:.2f} ms, MFU at "
             f"most {100 * at_most.estimate_mfu:.1f} % (bound of this program)",
         ]
-    if report.open_loops:
-        lines.append(f"  {report.open_loops} loops of open length count as said above")
     return lines
