@@ -1,7 +1,9 @@
 """Evaluate a trained codec, or a trained model at a task; the report is a Markdown file:
 
-    python launch/evaluate.py codec --model runs/codec/model/codec --manifest corpus.jsonl --out codec.md
-    python launch/evaluate.py tasks --model runs/lm/model --manifest corpus.jsonl --task sr --out sr.md
+    python launch/evaluate.py codec --model runs/codec/model/codec --manifest corpus.jsonl \\
+        --out codec.md
+    python launch/evaluate.py tasks --model runs/lm/model --manifest corpus.jsonl --task sr \\
+        --out sr.md
 
 The options are those of quark_jax.evaluation.codec and .tasks (`launch/evaluate.py codec --help`).
 Needed: pip install 'quark-jax[eval]'; a model that is in a folder, not in a bucket.

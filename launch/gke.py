@@ -1,7 +1,7 @@
 """Train on Cloud TPUs in Google Kubernetes Engine, on one slice or on several as one job:
 
-    python launch/gke.py --name base --topology v5e:16x16 --image IMAGE --bucket BUCKET --apply -- \\
-        launch/train_lm.py --config configs/lm/published.py:base --workdir gs://BUCKET/runs/base
+    python launch/gke.py --name base --topology v5e:16x16 --image IMAGE --bucket BUCKET --apply \\
+        -- launch/train_lm.py --config configs/lm/published.py:base --workdir gs://BUCKET/runs/base
 
 prints the JobSet, and with --apply gives it to kubectl. It is laid out as XPK lays out its own (one
 replicated job a slice, one pod a machine, each slice on a node pool of its own); GKE tells the pods
@@ -13,9 +13,9 @@ spot machine, has --grace seconds to save. The bucket's files are at /bucket, fo
 ArrayRecord reads from folders alone.
 
 Needed: a cluster with TPU node pools of the topology, JobSet (0.8 or newer) and the Cloud Storage
-FUSE driver (for several slices GKE 1.33.3 or newer); a Kubernetes service account (--service_account) that may write to the bucket; an image
-as of launch/gke/Dockerfile. Not tried: this project has no cluster. The tests hold the manifests
-against the models of JobSet's API.
+FUSE driver (for several slices GKE 1.33.3 or newer); a Kubernetes service account that may write to
+the bucket (--service_account); an image as of launch/gke/Dockerfile. Not tried: this project has no
+cluster. The tests hold the manifests against the models of JobSet's API.
 """
 
 import math
@@ -181,7 +181,7 @@ def _checked_name() -> str:
     # Pods are called NAME-slice-0-0-abcde, in at most 63 characters.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", _NAME.value):
         raise UserError(
-            f"--name {_NAME.value}: give at most 40 small letters, digits and hyphens, a letter first"
+            f"--name {_NAME.value}: give up to 40 small letters, digits and hyphens, a letter first"
         )
     return _NAME.value
 

@@ -2,8 +2,9 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
-launch/train_lm.py takes it as a config: --config 'tests/training/small.py:{"codec": "c/model/codec",
-"dataset": "d", "run": {"steps": 3}}'.
+An item without its kind and workdir is a config for launch/train_lm.py, too:
+
+--config 'tests/training/small.py:{"codec": "w/model/codec", "dataset": "d", "run": {"steps": 3}}'
 
 Each item is of kind "codec", "demo" (as many steps of the codec that the demo trains), "tokenise"
 or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the folders `codec` and
