@@ -62,7 +62,7 @@ def test_the_schema_refuses(as_jobset):
     manifest = yaml.safe_load((ROOT / "launch/gke/base_v5e_256.yaml").read_text())
     as_jobset(manifest)
     manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 2
-    with pytest.raises(AssertionError, match="unknown fields: .*paralelism"):
+    with pytest.raises(AssertionError, match=r"unknown fields: .*paralelism"):
         as_jobset(manifest)
     manifest["spec"]["replicatedJobs"][0]["replicas"] = "two"
     with pytest.raises(pydantic.ValidationError, match="replicas"):

@@ -35,8 +35,10 @@ def bucket(monkeypatch, tmp_path) -> Iterator[str]:
     }.items():
         monkeypatch.setenv(name, value)
     server = subprocess.Popen(
-        [next(SERVERS), "-scheme=http", "-backend=memory", f"-data={tmp_path}", "-host=127.0.0.1"]
-        + [f"-port={port}", f"-public-host=localhost:{port}"],
+        [
+            *(next(SERVERS), "-scheme=http", "-backend=memory", f"-data={tmp_path}"),
+            *("-host=127.0.0.1", f"-port={port}", f"-public-host=localhost:{port}"),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
