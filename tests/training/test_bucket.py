@@ -70,7 +70,7 @@ def test_killed_and_resumed_in_a_bucket(trainers, plan, small_run, bucket):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     trainers.run([plan("lm", workdir)])
-    assert losses(workdir) == pytest.approx(losses(small_run / "lm"), rel=0, abs=1e-6)
+    assert losses(workdir) == losses(small_run / "lm")
     made = {path.name for path in epath.Path(workdir).iterdir()}
     assert made >= {"checkpoints", "metrics.jsonl", "tensorboard", "model"}
     assert {path.name for path in (epath.Path(workdir) / "checkpoints").iterdir()} >= {"8", "12"}
