@@ -91,7 +91,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2, best: KeepBest | None = None):
-        logging.getLogger("absl").addFilter(_not_told)
+        logging.getLogger("absl").addFilter(_telling)
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -224,10 +224,11 @@ def _refused(error: BaseException) -> bool:
     )
 
 
-def _not_told(record: logging.LogRecord) -> bool:
-    """A filter of log records: Orbax raises what the file system refuses, and logs it, with its
-    traceback, from each of its threads besides."""
-    return not (record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1]))
+def _telling(record: logging.LogRecord) -> bool:
+    """A filter of what Orbax logs. It raises what the file system refuses, and logs it besides with
+    a traceback from each of its threads; that a step was not evaluated is no fault."""
+    told = record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1])
+    return not (told or record.msg.startswith("Requested `tracked_metric`"))
 
 
 def _reason(error: Exception) -> str:
