@@ -17,7 +17,8 @@ from quark_jax.errors import Stopped, UserError
 
 def guarded(run: Callable[[], None]) -> int:
     """`run`, with what a person can put right told in one line: 2; interrupted: 130. To have
-    stopped when that was asked for, with everything saved, is 0."""
+    stopped when that was asked for, with everything saved, is 0, or what QUARK_STOPPED_EXIT says:
+    to a scheduler 0 may mean that there is nothing left to do."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
     try:
         with _interruptible():
@@ -27,6 +28,7 @@ def guarded(run: Callable[[], None]) -> int:
         return 2
     except Stopped as stopped:
         print(f"quark: {stopped}; run the same command again to go on", file=sys.stderr)
+        return int(os.environ.get("QUARK_STOPPED_EXIT", "0"))
     except KeyboardInterrupt:
         print("quark: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
