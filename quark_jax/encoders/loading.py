@@ -158,7 +158,7 @@ def load_encoder(folder: str | Path, *, dtype=None) -> nnx.Module:
 
 def _read_config(folder: str | Path) -> Mapping:
     return read_json(
-        Path(folder) / "config.json", "give a folder saved by transformers' save_pretrained"
+        epath.Path(folder) / "config.json", "give a folder saved by transformers' save_pretrained"
     )
 
 

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from quark_jax.config import differences
 from quark_jax.errors import UserError
+from quark_jax.files import absolute, in_bucket
 
 # What a run may be resumed with another value of.
 _FREE = {
@@ -92,7 +93,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2, best: KeepBest | None = None):
         logging.getLogger("absl").addFilter(_telling)
-        self._folder = epath.Path(workdir).resolve() / "checkpoints"
+        self._folder = absolute(workdir) / "checkpoints"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -239,7 +240,10 @@ def _reason(error: Exception) -> str:
 
 
 def _set_incomplete_aside(folder: epath.Path) -> None:
-    """Rename what is newer than the newest whole checkpoint, and has the name of one."""
+    """Rename what is newer than the newest whole checkpoint, and has the name of one. In a bucket,
+    where nothing can be renamed, Orbax marks what it has finished, and passes the rest over."""
+    if in_bucket(folder):
+        return
     steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     while steps and not _whole(folder / str(steps[-1])):
         damaged = folder / str(steps.pop())

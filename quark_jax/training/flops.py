@@ -83,10 +83,11 @@ def lm_flops(
     return 3.0 * 2 * products
 
 
-def traced_flops(program: core.ClosedJaxpr | core.Jaxpr) -> float:
+def traced_flops(program: core.ClosedJaxpr | core.Jaxpr, *, trips: int = 1) -> float:
     """Operations of the matrix products and convolutions of a program as JAX traced it: those in a
     scan as often as it runs, of branches the one with fewest; where a convolution meets padding or
-    the gaps of a dilation it does nothing. The body of a while loop counts once."""
+    the gaps of a dilation it does nothing. The body of a while loop counts `trips` times; kernels
+    (Pallas), whose products are not in the trace, do not count."""
     total = 0.0
     for equation in program.eqns:
         match equation.primitive.name:
@@ -95,10 +96,14 @@ def traced_flops(program: core.ClosedJaxpr | core.Jaxpr) -> float:
             case "conv_general_dilated":
                 total += _convolution(equation)
             case "cond":
-                total += min(traced_flops(branch) for branch in equation.params["branches"])
+                branches = equation.params["branches"]
+                total += min(traced_flops(branch, trips=trips) for branch in branches)
+            case "pallas_call":
+                pass
             case name:
-                times = equation.params["length"] if name == "scan" else 1
-                total += times * sum(map(traced_flops, _programs(equation.params)))
+                times = {"scan": equation.params.get("length"), "while": trips}.get(name, 1)
+                inside = _programs(equation.params)
+                total += times * sum(traced_flops(part, trips=trips) for part in inside)
     return total
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from quark_jax.errors import UserError
-from quark_jax.files import replacing
+from quark_jax.files import in_bucket, replacing
 
 
 class Clip(NamedTuple):
@@ -43,9 +43,10 @@ class MetricWriter:
         self._path = workdir / "metrics.jsonl"
         first = 0 if resumed is None else resumed + 1
         kept = [row for row in read_metrics(workdir) if row["step"] < first]
+        lines = "".join(json.dumps(row) + "\n" for row in kept)
         with replacing(self._path) as beside:
-            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self._path.open("a")
+            beside.write_text(lines)
+        self._file = _Rewritten(self._path, lines) if in_bucket(workdir) else self._path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
@@ -80,6 +81,23 @@ class MetricWriter:
                 f"{self._path}: cannot be written ({error.strerror or error}); make room and run "
                 "the same command again to go on"
             ) from error
+
+
+class _Rewritten:
+    """A text file in a bucket, where nothing can be added to what is there: it is written anew,
+    which leaves the old one until the new one is whole."""
+
+    def __init__(self, path: epath.Path, text: str):
+        self._path, self._lines = path, [text]
+
+    def write(self, text: str) -> None:
+        self._lines.append(text)
+
+    def flush(self) -> None:
+        self._path.write_text("".join(self._lines))
+
+    def close(self) -> None:
+        self.flush()
 
 
 def read_metrics(workdir: str | PathLike) -> list[dict[str, float]]:
