@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from quark_jax.config import differences
 from quark_jax.errors import UserError
-from quark_jax.files import absolute
+from quark_jax.files import absolute, in_bucket
 
 # What a run may be resumed with another value of.
 _FREE = {
@@ -92,7 +92,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2, best: KeepBest | None = None):
-        logging.getLogger("absl").addFilter(_not_told)
+        logging.getLogger("absl").addFilter(_telling)
         self._folder = absolute(workdir) / "checkpoints"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -225,10 +225,11 @@ def _refused(error: BaseException) -> bool:
     )
 
 
-def _not_told(record: logging.LogRecord) -> bool:
-    """A filter of log records: Orbax raises what the file system refuses, and logs it, with its
-    traceback, from each of its threads besides."""
-    return not (record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1]))
+def _telling(record: logging.LogRecord) -> bool:
+    """A filter of what Orbax logs. It raises what the file system refuses, and logs it besides with
+    a traceback from each of its threads; that a step was not evaluated is no fault."""
+    told = record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1])
+    return not (told or record.msg.startswith("Requested `tracked_metric`"))
 
 
 def _reason(error: Exception) -> str:
@@ -239,8 +240,9 @@ def _reason(error: Exception) -> str:
 
 
 def _set_incomplete_aside(folder: epath.Path) -> None:
-    """Rename what is newer than the newest whole checkpoint, and has the name of one."""
-    if not folder.exists():  # in a bucket no folder is there until something is in it
+    """Rename what is newer than the newest whole checkpoint, and has the name of one. In a bucket,
+    where nothing can be renamed, Orbax marks what it has finished, and passes the rest over."""
+    if in_bucket(folder):
         return
     steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     while steps and not _whole(folder / str(steps[-1])):

@@ -1,6 +1,7 @@
 """What a run tells while it goes on: the progress bar, and the rows of its metrics."""
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,14 +31,13 @@ class RunLog:
     """The progress bar, the metrics, the watchdog, and when to give up. Every process has one; that
     of the first writes.
 
-    `start` is the step that the run goes on after, None where it begins, and `notes` what the log
-    had noted in the checkpoint there.
+    A row is written `every` so many of the `steps`. `start` is the step that the run goes on after,
+    None where it begins, and `notes` what the log had noted in the checkpoint there.
     """
 
     def __init__(
         self,
         workdir: str | PathLike,
-        *,
         steps: int,
         every: int,
         skip_limit: int,
@@ -52,6 +52,9 @@ class RunLog:
         now = begun(workdir) if writes and start is None else time.time()
         self._pace = Pace(notes.get("begun", now), notes.get("productive_seconds", 0.0))
         self._watchdog = Watchdog()
+        if writes and start is not None:
+            told = f"{workdir}: goes on after step {start}, the newest complete checkpoint"
+            print(told, file=sys.stderr)
         self._unusable = 0
         self._bar = tqdm(
             desc=label,

@@ -1,6 +1,5 @@
 """The loop that both trainers run: restore, step, log, evaluate, save."""
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -89,10 +88,8 @@ def fit(
     are the operations of a step on such a global batch; None: those of `step` as it is traced.
 
     Run again after an interruption, it goes on from the newest checkpoint with the same data and
-    numbers, and says so on the console; a run that is finished is left as it is. All processes of a
-    run call it alike; the first alone writes, but for its part of the checkpoints. What is written
-    of speed and time stands in `telemetry`.
-
+    numbers; a run that is finished is left as it is. All processes of a run call it alike; metrics,
+    of which `telemetry` tells those of speed and time, are written by the first.
     A step whose loss or norms of gradients are not finite is left out: the state stays, the batch
     is passed over, "skipped_steps" counts. Other scalars may be NaN where there is nothing to
     measure, and are not written then. Raises UserError after `run.skip_limit` steps left out in a
@@ -111,21 +108,12 @@ def fit(
         first = checkpoints.latest
         if first is not None and first >= run.steps:
             return now.state
-        if first is not None and jax.process_index() == 0:
-            told = f"{workdir}: goes on after step {first}, the newest complete checkpoint"
-            print(told, file=sys.stderr)
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
         compiled = compile_step(step, placed)
         count = step_flops(compiled, flops)
         log = RunLog(
-            workdir,
-            steps=run.steps,
-            every=run.log_every,
-            skip_limit=run.skip_limit,
-            start=first,
-            notes=checkpoints.notes,
-            label=label,
+            workdir, run.steps, run.log_every, run.skip_limit, first, checkpoints.notes, label
         )
         stack.enter_context(closing(log))
 

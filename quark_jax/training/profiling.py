@@ -32,8 +32,8 @@ class ProfileConfig:
 class Profiler:
     """A context in which steps are profiled into `workdir`/profile, where TensorBoard's profile
     plug-in (xprof) finds them: `config.steps` from step `config.first`, on the first process, and
-    as many after each SIGUSR1, on the process that gets it. On Kubernetes:
-    kubectl exec POD -- pkill -USR1 -f train_lm.
+    as many after each SIGUSR1, on the process that gets it. In a pod of Kubernetes, whose process 1
+    is the training: kubectl exec POD -- sh -c 'kill -USR1 1'.
     """
 
     def __init__(self, workdir: str | PathLike, config: ProfileConfig):

@@ -14,7 +14,8 @@ _FEWEST = 5  # steps before there is a median
 
 class Watchdog:
     """Prints the stacks of all threads to stderr when a step takes ten times the median of the last
-    hundred, and at least `least` seconds: once, and the run goes on. Every process has its own.
+    hundred, and at least `least` seconds: once, and the run goes on. A step that compiles another
+    program may take as long; the stacks tell. Every process has its own.
 
     The timer is faulthandler's, a thread in C: it runs also where a library hangs with Python's
     lock held.
