@@ -248,11 +248,16 @@ class Hlo:
     def cycles(self) -> int:
         """What the TPU compiler estimates its operations to take, those that it says so of: neither
         collectives nor kernels."""
-        return sum(
-            count * int(estimate)
-            for instruction, count, _ in self._run()
-            for estimate in re.findall(r'"estimated_cycles":"(\d+)"', instruction.rest)
-        )
+        return sum(cycles for cycles, _ in self.dearest())
+
+    def dearest(self) -> list[tuple[int, str]]:
+        """(cycles, what JAX calls it) of the operations that have cycles, the dearest first."""
+        found: Counter = Counter()
+        for i, count, _ in self._run():
+            if match := re.search(r'"estimated_cycles":"(\d+)"', i.rest):
+                name = re.search(r'op_name="([^"]*)"', i.rest)
+                found[name[1] if name else i.name] += count * int(match[1])
+        return [(cycles, name) for name, cycles in found.most_common()]
 
     def collectives(self) -> list[Collective]:
         """All collectives. Copies of one in several computations (of a pipelined loop) have one

@@ -15,6 +15,7 @@ from quark_jax.hcodec import HCodec
 from quark_jax.hcodec.tokeniser import encode_window
 from quark_jax.interop import as_shapes
 from quark_jax.lm import TASK_IDS, Conditions, LanguageModel, Section, feature_length, task
+from quark_jax.lm.attention import splash_flops, takes_splash
 from quark_jax.lm.sampling import generate_loop
 from quark_jax.pipeline import SAMPLING
 from quark_jax.training import codec_step, lm_step
@@ -93,8 +94,23 @@ def lm_training(config: LMTraining, mesh: Mesh, *, seconds: float) -> Program:
             jax.eval_shape(lambda b: read_targets(b, lm), batch),
             config.data.packing,
         ),
+        kernel_flops=_attention_flops(config, mesh),
         remat=_REMAT[lm.remat],
     )
+
+
+def _attention_flops(config: LMTraining, mesh: Mesh) -> float:
+    """Of the kernel that attends, where it does: in all layers."""
+    lm, packing = config.lm, config.data.packing
+    if packing is None:  # rows of any length: XLA attends
+        return 0.0
+    rows = config.data.batch_size // config.accumulate
+    query = rows, packing.positions, lm.heads, lm.head_dim
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        if not takes_splash(query, (*query[:2], lm.kv_heads, lm.head_dim), lm.attention):
+            return 0.0
+    forward = 1 if lm.remat is None else 2  # the kernel's output is no product that "dots" keeps
+    return lm.layers * config.accumulate * splash_flops(*query, forward=forward)
 
 
 _REMAT = {

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -20,6 +20,7 @@ from quark_jax.files import replacing
 from quark_jax.hardware import Chip
 from quark_jax.training.flops import traced_flops
 
+_DEAREST = 12  # operations that are named
 _LARGE = 2**20  # elements of a parameter that should not be on every chip
 # Dense bfloat16 operations of a chip in one cycle: 8, 4, 8 and 4 units of 128 x 128 (v6e: 256 x
 # 256) multiply-adds. With the published peak they give the clock.
@@ -47,6 +48,7 @@ class Report:
       replicated: large parameters that are on every chip although the mesh splits parameters.
       remat: what the config has computed twice; `recomputed`: what the program has,
         {operation: how many}.
+      dearest: (cycles, what JAX calls them) of the operations that take most, by the compiler.
     """
 
     program: str
@@ -69,6 +71,7 @@ class Report:
     collectives: Mapping[str, tuple[int, float]] | None = None
     cycles: int | None = None
     recomputed: Mapping[str, int] | None = None
+    dearest: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def chips(self) -> int:
@@ -105,9 +108,8 @@ def bounds(report: Report, chip: Chip) -> Bounds:
     links = sent / chip.ici_bandwidth if sent else 0.0
     least, estimate = max(compute, memory, links), None
     if report.cycles and chip.name in _PER_CYCLE:
-        clock = chip.bf16_flops / _PER_CYCLE[chip.name]
         kernels = report.kernel_flops / chip.bf16_flops
-        estimate = max(report.cycles / clock + kernels, links)
+        estimate = max(report.cycles / _clock(chip) + kernels, links)
     ideal = report.model_flops / report.chips / chip.bf16_flops
     return Bounds(
         compute,
@@ -118,6 +120,11 @@ def bounds(report: Report, chip: Chip) -> Bounds:
         mfu=ideal / least if least else 0.0,
         estimate_mfu=ideal / estimate if estimate else None,
     )
+
+
+def _clock(chip: Chip) -> float:
+    """Cycles a second."""
+    return chip.bf16_flops / _PER_CYCLE[chip.name]
 
 
 def compile_program(
@@ -163,6 +170,7 @@ def compile_program(
         collectives=by_kind(hlo.collectives()),
         cycles=hlo.cycles() or None,
         recomputed=dict(hlo.recomputed()),
+        dearest=hlo.dearest()[:_DEAREST],
         **known,
     )
 
@@ -247,5 +255,8 @@ def _work(report: Report, chip: Chip) -> list[str]:
         lines += [
             f"  by the compiler's cycles, kernels at peak: {at_most.estimate * 1e3:.2f} ms, MFU at "
             f"most {100 * at_most.estimate_mfu:.1f} % (bound of this program)",
+            "  dearest, by those cycles",
         ]
+        for cycles, name in report.dearest:
+            lines.append(f"    {1e3 * cycles / _clock(chip):8.2f} ms  {name[-80:]}")
     return lines

@@ -41,7 +41,8 @@ from quark_jax.training.sharding import make_mesh, place_batch, shardings
 
 _DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 # What of a model may be another than in the model that a training starts from.
-_MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "scan", "remat"}
+_MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "attention"}
+_MAY_CHANGE |= {"scan", "remat"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,8 +201,11 @@ def compile_step(
     """`step` compiled as `fit` runs it, its state laid out as `placed`: what is not finite is left
     out, and the state before is overwritten."""
 
+    mesh = jax.tree.leaves(placed)[0].mesh
+
     def guarded(before: Run, batch: Any, frozen: Any, phase: tuple) -> tuple[Run, Metrics]:
-        state, metrics = step(before.state, batch, frozen, *phase)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # models place activations on it
+            state, metrics = step(before.state, batch, frozen, *phase)
         deciding = [v for name, v in metrics.items() if name.endswith(("loss", "gradient_norm"))]
         finite = jnp.all(jnp.isfinite(jnp.stack(deciding)))
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, before.state)
@@ -212,5 +215,5 @@ def compile_step(
         return Run(state, skipped, in_a_row), {**metrics, **counts}
 
     # Each process reads the metrics, so that it has to have all of them.
-    everywhere = NamedSharding(jax.tree.leaves(placed)[0].mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(guarded, donate_argnums=0, static_argnums=3, out_shardings=(placed, everywhere))
