@@ -70,12 +70,18 @@ def _free_port() -> int:
 def _first_failure(children: Sequence[subprocess.Popen]) -> int:
     """The code of the first process that fails, once all have ended or their time is up; or 0."""
     code, until = 0, float("inf")
-    while any(child.poll() is None for child in children) and time.monotonic() < until:
+    while None in (codes := [child.poll() for child in children]) and time.monotonic() < until:
+        if not code and any(codes):
+            code, until = _cause(codes), time.monotonic() + _GRACE.value
         time.sleep(0.1)
-        failed = [child.returncode for child in children if child.returncode]
-        if failed and not code:
-            code, until = failed[0], time.monotonic() + _GRACE.value
-    return code or next((child.returncode for child in children if child.returncode), 0)
+    return code or _cause(codes)
+
+
+def _cause(codes: Sequence[int | None]) -> int:
+    """Of processes that were seen to fail together: those that JAX ended only followed another."""
+    return min(
+        (code for code in codes if code), key=lambda code: code == -signal.SIGABRT, default=0
+    )
 
 
 def _tell(children: Sequence[subprocess.Popen], number: int) -> None:
