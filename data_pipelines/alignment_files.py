@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from etils import epath
+
 from data_pipelines.manifests import AUDIO_SUFFIXES, Entry
 from quark_jax.errors import UserError, optional_import
 from quark_jax.files import replacing
@@ -33,7 +35,7 @@ def read_alignments(path: str | Path, entries: Sequence[Entry]) -> dict[str, lis
     Raises:
         UserError: if the file or folder cannot be read, or has none of the entries.
     """
-    path = Path(path)
+    path = epath.Path(path)
     found = read_textgrids(path) if path.is_dir() else read_ctm(path)
     named = {entry.id: found.get(entry.id) or found.get(_stem(entry.id)) for entry in entries}
     words = {name: value for name, value in named.items() if value}
@@ -65,7 +67,7 @@ def read_ctm(path: str | Path) -> dict[str, list[Word]]:
 def iterate_ctm(path: str | Path) -> Iterator[tuple[str, Word]]:
     """The lines of a CTM file: utterance and word, marks of silence among them; without holding the
     file in memory. Raises as `read_ctm`."""
-    path = Path(path)
+    path = epath.Path(path)
     channels: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith(";;"):
@@ -167,11 +169,11 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: epath.Path) -> Iterator[str]:
     """The lines of a file of alignments as they are. Raises UserError if it cannot be read."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            yield from file
+        with path.open("rb") as file:  # lines end in \n alone
+            yield from (line.decode("utf-8") for line in file)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: cannot read the alignments ({reason}); check the path") from error

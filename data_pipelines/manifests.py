@@ -24,7 +24,7 @@ from etils import epath
 
 from quark_jax import audio
 from quark_jax.errors import UserError
-from quark_jax.files import replacing
+from quark_jax.files import in_bucket, replacing
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".w64")
@@ -207,11 +207,6 @@ def write_manifest(entries: Iterable[Entry], path: str | os.PathLike) -> None:
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for entry in entries:
             file.write(_to_line(entry, base))
-
-
-def in_bucket(path: str | os.PathLike) -> bool:
-    """Whether a path is one of a cloud bucket (gs://, s3://)."""
-    return "://" in os.fspath(path)
 
 
 class Unreachable(UserError):

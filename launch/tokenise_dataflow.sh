@@ -5,6 +5,8 @@
 #   launch/tokenise_dataflow.sh --manifest gs://BUCKET/corpus.jsonl --codec gs://BUCKET/codec \
 #       --out gs://BUCKET/tokens --task sr,tse
 #
+# --dry-run before the flags prints the command and runs nothing.
+#
 # Needed: the Dataflow API; here `pip install 'quark-jax[beam]' 'apache-beam[gcp]' gcsfs`; an image
 # with the same, JAX for CUDA, and Beam's worker (COPY --from=apache/beam_python3.11_sdk:2.77.0
 # /opt/apache/beam /opt/apache/beam; ENTRYPOINT ["/opt/apache/beam/boot"]).
@@ -16,10 +18,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+run=(exec)
+[ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
+
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?gs://...}" "${IMAGE:?a container image}"
 
 # One process a worker, and one shard at a time, so that the GPU holds the codec once.
-exec python launch/tokenise.py "$@" -- \
+"${run[@]}" python launch/tokenise.py "$@" -- \
   --runner=DataflowRunner \
   --project="$PROJECT" \
   --region="$REGION" \

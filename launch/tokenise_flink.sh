@@ -5,6 +5,8 @@
 #   FLINK=http://flink:8081 IMAGE=registry/quark-jax WORKERS=16 launch/tokenise_flink.sh \
 #       --manifest /data/corpus.jsonl --codec /data/codec --out /data/tokens --task sr,tse
 #
+# --dry-run before the flags prints the command and runs nothing.
+#
 # Needed: `pip install 'quark-jax[beam]'` and Java here; Docker on the task managers, and an image
 # with the same and Beam's worker (COPY --from=apache/beam_python3.11_sdk:2.77.0 /opt/apache/beam
 # /opt/apache/beam; ENTRYPOINT ["/opt/apache/beam/boot"]), or where they have all that installed
@@ -16,9 +18,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+run=(exec)
+[ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
+
 : "${FLINK:?http://host:8081}" "${IMAGE:?a container image}"
 
-exec python launch/tokenise.py "$@" -- \
+"${run[@]}" python launch/tokenise.py "$@" -- \
   --runner=FlinkRunner \
   --flink_master="$FLINK" \
   --flink_version="${FLINK_VERSION:-1.20}" \

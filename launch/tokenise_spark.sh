@@ -6,6 +6,8 @@
 #       launch/tokenise_spark.sh --manifest /data/corpus.jsonl --codec /data/codec \
 #       --out /data/tokens --task sr,tse
 #
+# --dry-run before the flags prints the command and runs nothing.
+#
 # Needed: `pip install 'quark-jax[beam]'` and Java here; Docker on the workers, and an image as for
 # launch/tokenise_flink.sh. Spark's REST endpoint has to be on (spark.master.rest.enabled).
 #
@@ -15,9 +17,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+run=(exec)
+[ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
+
 : "${SPARK:?spark://host:7077}" "${SPARK_REST:?http://host:6066}" "${IMAGE:?a container image}"
 
-exec python launch/tokenise.py "$@" -- \
+"${run[@]}" python launch/tokenise.py "$@" -- \
   --runner=SparkRunner \
   --spark_version=3 \
   --spark_master_url="$SPARK" \

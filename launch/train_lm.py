@@ -5,6 +5,7 @@ from ml_collections import config_flags
 
 from quark_jax.commands import launch
 from quark_jax.config import from_dict
+from quark_jax.distributed import start
 from quark_jax.training.lm import LMTraining, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with get_config().")
@@ -13,6 +14,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def _run(_) -> None:
+    start()
     train(from_dict(LMTraining, _CONFIG.value.to_dict()), _WORKDIR.value)
 
 

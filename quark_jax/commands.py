@@ -17,7 +17,8 @@ from quark_jax.errors import Stopped, UserError
 
 def guarded(run: Callable[[], None]) -> int:
     """`run`, with what a person can put right told in one line: 2; interrupted: 130. To have
-    stopped when that was asked for, with everything saved, is 0."""
+    stopped when that was asked for, with everything saved, is 0, or what QUARK_STOPPED_EXIT says:
+    to a scheduler 0 may mean that there is nothing left to do."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
     try:
         with _interruptible():
@@ -27,6 +28,7 @@ def guarded(run: Callable[[], None]) -> int:
         return 2
     except Stopped as stopped:
         print(f"quark: {stopped}; run the same command again to go on", file=sys.stderr)
+        return int(os.environ.get("QUARK_STOPPED_EXIT", "0"))
     except KeyboardInterrupt:
         print("quark: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -36,13 +38,15 @@ def guarded(run: Callable[[], None]) -> int:
 def launch(run: Callable[[Sequence[str]], None]) -> None:
     """A program of `absl.flags`: `run` of the arguments that are no flags, as `guarded`. What is
     wrong with the flags or the config is told like that too."""
-    app.run(lambda arguments: guarded(lambda: run(arguments[1:])), flags_parser=_parsed)
+    app.run(lambda arguments: guarded(lambda: run(arguments[1:])), flags_parser=parse_flags)
 
 
-def _parsed(arguments: Sequence[str]) -> Sequence[str]:
+def parse_flags(arguments: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:
+    """Read flags, configs among them, from a command line that begins with the program's name; what
+    is left of it. What is wrong is told in one line, and ends the program with 2."""
     try:
-        rest = flags.FLAGS(arguments)
-        for value in flags.FLAGS.flag_values_dict().values():
+        rest = values(arguments)
+        for value in values.flag_values_dict().values():
             getattr(value, "to_dict", None)  # of a file that was not found, this raises OSError
         return rest
     except flags.Error as error:

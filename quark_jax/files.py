@@ -12,6 +12,17 @@ from etils import epath
 from quark_jax.errors import UserError
 
 
+def in_bucket(path: str | PathLike) -> bool:
+    """Whether `path` names something in a bucket (gs://, s3://), and nothing on a disk."""
+    return "://" in str(path)
+
+
+def absolute(path: str | PathLike) -> epath.Path:
+    """`path` from the root of its file system."""
+    path = epath.Path(path)
+    return path if in_bucket(path) else path.resolve()  # which would make a folder "gs:" here
+
+
 @contextmanager
 def replacing(path: str | PathLike) -> Iterator[epath.Path]:
     """A path beside `path`, of its suffix, to write to; renamed to `path` if the block succeeds.
@@ -19,7 +30,7 @@ def replacing(path: str | PathLike) -> Iterator[epath.Path]:
     Raises UserError where `path` cannot be written.
     """
     path = epath.Path(path)
-    if "://" not in str(path) and not path.parent.is_dir():  # buckets have no folders
+    if not in_bucket(path) and not path.parent.is_dir():  # buckets have no folders
         raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
     beside = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -66,7 +77,7 @@ def alone_in(folder: str | PathLike) -> Iterator[None]:
     Raises UserError where another process is in there, or it cannot be made.
     """
     folder = epath.Path(folder)
-    if "://" in str(folder):
+    if in_bucket(folder):
         yield
         return
     with ExitStack() as stack:

@@ -49,3 +49,11 @@ def test_to_have_stopped_when_asked_is_no_failure(capsys):
         said
         == "quark: x: stopped after step 3, which is saved; run the same command again to go on\n"
     )
+
+
+def test_a_scheduler_may_want_another_code(monkeypatch):
+    def run() -> None:
+        raise Stopped("x: stopped after step 3, which is saved")
+
+    monkeypatch.setenv("QUARK_STOPPED_EXIT", "75")
+    assert guarded(run) == 75

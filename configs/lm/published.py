@@ -87,6 +87,8 @@ def get_config(size: str = "") -> ConfigDict:
     )
     made = ConfigDict(to_dict(config))
     made.start = config_dict.placeholder(str)
+    if made.lm.remat is None:
+        made.lm.remat = config_dict.placeholder(str)
     for part in (made.conditioner.audio, made.conditioner.text):
         part.folder = config_dict.placeholder(str)
     return made

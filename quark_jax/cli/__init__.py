@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quark_jax import __version__
+from quark_jax.cli.aot import add_aot_command
 from quark_jax.cli.codes import add_code_commands
 from quark_jax.cli.tasks import add_task_commands
 from quark_jax.cli.weights import add_weight_commands
@@ -15,7 +16,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Bad input is one line on stderr and code 2."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "changes"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.changes = rest
     return guarded(lambda: options.run(options))
 
 
@@ -36,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add_code_commands(commands)
     add_task_commands(commands)
     add_weight_commands(commands)
+    add_aot_command(commands)
     return parser
 
 

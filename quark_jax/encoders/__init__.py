@@ -11,7 +11,13 @@ from quark_jax.encoders.features import (
     compress_magnitude,
     features_hash,
 )
-from quark_jax.encoders.loading import build_encoder, copy_encoder, encoder_hash, load_encoder
+from quark_jax.encoders.loading import (
+    build_encoder,
+    copy_encoder,
+    encoder_hash,
+    encoder_shapes,
+    load_encoder,
+)
 from quark_jax.encoders.log_mel import LogMel
 from quark_jax.encoders.text import BertConfig, BertEncoder, T5Config, T5Encoder, mean_pool
 from quark_jax.encoders.tokenise import TextTokeniser
@@ -35,6 +41,7 @@ __all__ = [
     "compress_magnitude",
     "copy_encoder",
     "encoder_hash",
+    "encoder_shapes",
     "features_hash",
     "load_encoder",
     "mean_pool",

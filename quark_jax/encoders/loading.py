@@ -119,13 +119,7 @@ def build_encoder(
       UserError: unknown model type or variant; or tensors that are missing, unexpected or
         misshapen, all of them at once.
     """
-    family = _FAMILIES.get(config.get("model_type"))
-    if family is None:
-        raise UserError(
-            f"{source}: model_type {config.get('model_type')!r} in config.json is not supported; "
-            f"use one of {', '.join(_FAMILIES)}"
-        )
-    ours = family.config.from_hugging_face(config)
+    family, ours = _described(config, source)
     model = as_shapes(lambda rngs: family.model(ours, dtype=dtype, rngs=rngs))
     load_torch(
         model,
@@ -137,14 +131,35 @@ def build_encoder(
     return model
 
 
+def _described(config: Mapping, source: str) -> tuple[_Family, Any]:
+    family = _FAMILIES.get(config.get("model_type"))
+    if family is None:
+        raise UserError(
+            f"{source}: model_type {config.get('model_type')!r} in config.json is not supported; "
+            f"use one of {', '.join(_FAMILIES)}"
+        )
+    return family, family.config.from_hugging_face(config)
+
+
+def encoder_shapes(folder: str | Path, *, dtype=None) -> nnx.Module:
+    """The encoder in a Hugging Face `folder` with shapes in the place of its weights, which need
+    not be there: config.json is enough. Raises UserError as `load_encoder` does."""
+    family, ours = _described(_read_config(folder), str(folder))
+    return as_shapes(lambda rngs: family.model(ours, dtype=dtype, rngs=rngs))
+
+
 def load_encoder(folder: str | Path, *, dtype=None) -> nnx.Module:
     """The encoder in a Hugging Face `folder` (config.json and safetensors or pytorch_model.bin).
 
     Raises UserError as `build_encoder` does, and where files are missing or unreadable.
     """
-    path = Path(folder) / "config.json"
-    config = read_json(path, "give a folder saved by transformers' save_pretrained")
-    return build_encoder(config, read_state(folder), dtype=dtype, source=str(folder))
+    return build_encoder(_read_config(folder), read_state(folder), dtype=dtype, source=str(folder))
+
+
+def _read_config(folder: str | Path) -> Mapping:
+    return read_json(
+        epath.Path(folder) / "config.json", "give a folder saved by transformers' save_pretrained"
+    )
 
 
 def copy_encoder(source: str | PathLike, target: str | PathLike) -> None:

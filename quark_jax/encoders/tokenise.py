@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from quark_jax.errors import UserError, optional_import
 from quark_jax.files import read_json
@@ -17,19 +18,19 @@ class TextTokeniser:
 
     def __init__(self, folder: str | Path):
         tokenizers = optional_import("tokenizers", use=f"tokenise text with {folder}")
-        path = Path(folder) / "tokenizer.json"
+        path = epath.Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(
                 f"{path}: missing; save it with transformers' "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
             )
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"{path}: not a tokeniser ({error}); download it again") from error
         self._tokenizer.no_padding()
         self._pad = (
-            read_json(Path(folder) / "config.json", "give a Hugging Face folder").get(
+            read_json(epath.Path(folder) / "config.json", "give a Hugging Face folder").get(
                 "pad_token_id"
             )
             or 0

@@ -31,7 +31,9 @@ class SpectralEncoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = config.width
-        self.embed = conv(config.n_fft + 2, width, 3, padding=1, dtype=dtype, rngs=rngs)
+        # n_fft + 2 divides over few meshes: split is the width.
+        axes = (None, None, "embed")
+        self.embed = conv(config.n_fft + 2, width, 3, padding=1, axes=axes, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.blocks = ConvNeXt(width, config.inner, config.blocks, dtype=dtype, rngs=rngs)
         self.transformer = RecurrentTransformer(

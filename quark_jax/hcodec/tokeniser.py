@@ -160,7 +160,7 @@ class Tokeniser:
             samples = np.full(len(waves), waves.shape[1])
         inside = np.arange(padded.shape[1]) < np.asarray(samples)[:, None]
         frames = jnp.asarray(-(-np.asarray(samples) // hop))
-        return _encode_window(self.codec, self.features, np.where(inside, padded, 0), frames, None)
+        return encode_window(self.codec, self.features, np.where(inside, padded, 0), frames, None)
 
     def decode_batch(self, codes: Codes, frames: np.ndarray | None = None) -> np.ndarray:
         """Waves [batch, samples] at the codec's rate of codes with a fixed frame rate, at once.
@@ -205,7 +205,7 @@ class Tokeniser:
         ):
             padded = np.zeros((1, self._bucket(stop - start) * hop), np.float32)
             padded[0, : (stop - start) * hop] = wave[start * hop : stop * hop]
-            codes = _encode_window(
+            codes = encode_window(
                 self.codec, self.features, padded, jnp.array([stop - start]), threshold
             )
             if dynamic:
@@ -250,13 +250,15 @@ class Tokeniser:
 
 
 @jax.jit
-def _encode_window(
+def encode_window(
     codec: HCodec,
     features: SSLFeatures,
     wave: jax.Array,
     frames: jax.Array,
     threshold: float | None,
 ) -> Codes:
+    """The program of `Tokeniser.encode_batch`: codes of waves [batch, samples] at the codec's rate,
+    of whole codec frames, of which each item has `frames` [batch]."""
     config = codec.config
     speech = audio.resample_sinc(wave, config.sample_rate, 16000)
     mixed = features(speech, frames * config.feature_stride * 320)

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from quark_jax.errors import UserError, optional_import
-from quark_jax.files import read_json, replacing
+from quark_jax.files import in_bucket, read_json, replacing
 
 _PYTORCH = (".pt", ".pth", ".bin")
 _FOLDER = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face calls them
@@ -50,7 +50,7 @@ def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, numpy
 
     try:
-        return numpy.load_file(path)
+        return numpy.load(path.read_bytes()) if in_bucket(path) else numpy.load_file(path)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); copy it again") from error
 

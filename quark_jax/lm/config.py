@@ -34,6 +34,8 @@ class LMConfig:
       text_channels: width of the hidden states of captions; 0 where no task has a caption.
       task_rows: rows of the table of task vectors: those of `TASKS`, and room for your own.
       dtype: compute dtype, "float32" or "bfloat16" (parameters, softmax and loss are float32).
+      attention: of whole sequences, "xla", "splash" (a TPU kernel, rows of whole 128 positions) or
+        "auto", that kernel in steps for TPUs where it fits (see `quark_jax.lm.attention`).
       scan, remat: how the layers are stored and what is recomputed (see `quark_jax.nn.stack`).
     """
 
@@ -58,6 +60,7 @@ class LMConfig:
     text_channels: int = 0
     task_rows: int = 16
     dtype: str = "float32"
+    attention: str = "auto"
     scan: bool = False
     remat: str | None = None
 
@@ -100,6 +103,10 @@ class LMConfig:
         need(
             not self.beside or self.step_stride is not None,
             "beside needs a step_stride: at which position of the input a step stands",
+        )
+        need(
+            self.attention in ("auto", "xla", "splash"),
+            f"attention {self.attention!r} must be auto, xla or splash",
         )
         need(
             self.task_rows >= len(TASKS),

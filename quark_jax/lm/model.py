@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from quark_jax.lm.attention import attend
 from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import (
     SECTIONS,
@@ -22,6 +23,7 @@ from quark_jax.lm.layout import (
 from quark_jax.lm.patterns import make_pattern
 from quark_jax.lm.tasks import is_aligned
 from quark_jax.nn import conv, embed, linear, rms_norm
+from quark_jax.nn.placement import batch_split
 from quark_jax.nn.rotary import rotate_half
 from quark_jax.nn.stack import Stack
 
@@ -42,7 +44,7 @@ class Attention(nnx.Module):
         self.key = dense(width, shared, axes=("embed", "kv_heads"))
         self.value = dense(width, shared, axes=("embed", "kv_heads"))
         self.out = dense(inner, width, axes=("heads", "embed"))
-        self.dim, self.theta = dim, config.rope_theta
+        self.dim, self.theta, self.kind = dim, config.rope_theta, config.attention
 
     def project(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, Pair]:
         """Queries [batch, time, heads, dim], and keys and values [batch, time, kv_heads, dim]."""
@@ -54,10 +56,16 @@ class Attention(nnx.Module):
         key = rotate_half(split(self.key(x)), positions, self.theta)
         return query, (key, split(self.value(x)))
 
-    def attend(self, query: jax.Array, pair: Pair, mask: jax.Array | None = None) -> jax.Array:
-        """Attention under `mask` [batch, 1, queries, keys], or causal where it is None. Shapes as
-        `project` gives them."""
-        y = jax.nn.dot_product_attention(query, *pair, mask=mask, is_causal=mask is None)
+    def attend(self, query: jax.Array, pair: Pair, segments: jax.Array | None) -> jax.Array:
+        """Causal attention of whole sequences, within `segments` [batch, time] if there are some.
+        Shapes as `project` gives them."""
+        return self._joined(attend(query, *pair, segments, kind=self.kind))
+
+    def attend_cached(self, query: jax.Array, pair: Pair, mask: jax.Array) -> jax.Array:
+        """Attention under `mask` [batch, 1, queries, keys]."""
+        return self._joined(jax.nn.dot_product_attention(query, *pair, mask=mask))
+
+    def _joined(self, y: jax.Array) -> jax.Array:
         return self.out(y.reshape(*y.shape[:-2], -1))
 
 
@@ -100,11 +108,9 @@ class Block(nnx.Module):
         self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None
     ) -> tuple[jax.Array, Cache]:
         """The whole sequence, and its keys and values."""
+        x = batch_split(x)
         query, written = self.attention.project(self.attention_norm(x), positions)
-        mask = None
-        if segments is not None:
-            mask = jnp.tril(segments[:, None, :, None] == segments[:, None, None, :])
-        x = x + self.attention.attend(query, written, mask)
+        x = batch_split(x + self.attention.attend(query, written, segments))
         return x + self.mlp(self.mlp_norm(x)), _heads_first(written)
 
     def step(
@@ -117,7 +123,7 @@ class Block(nnx.Module):
             jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
             for old, new in zip(cache, _heads_first(written), strict=True)
         )
-        x = x + self.attention.attend(query, _heads_first(cache), mask)
+        x = x + self.attention.attend_cached(query, _heads_first(cache), mask)
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
@@ -347,12 +353,12 @@ class LanguageModel(nnx.Module):
         prefix = self.prefix(conditions)
         embedded = self.embed_steps(tokens[:, :-1])
         embedded += prefix.heard(jnp.arange(1, tokens.shape[1]), self.config.step_stride)
-        sequence = lay([prefix, Section(embedded, steps)])
+        sequence = lay([prefix, Section(batch_split(embedded), steps)])
         places = jnp.arange(sequence.features.shape[1])
         positions = prefix.positions(places, self.config.step_stride)
         hidden = self._hidden(sequence, positions, steps, packing)
         before = prefix.lengths[:, None] - 1 + jnp.arange(tokens.shape[1])
-        return jnp.take_along_axis(hidden, before[..., None], axis=1)
+        return batch_split(jnp.take_along_axis(hidden, before[..., None], axis=1))
 
     def _hidden(
         self, sequence: Section, positions: jax.Array, steps: jax.Array, packing: Packing | None

@@ -101,11 +101,12 @@ def generate(
         raise ValueError(f"keys must be {batch} typed keys, one an item, not {keys.shape}")
     if sampling.guidance == 1:  # one program, whatever would be guided
         sampling = replace(sampling, guided=())
-    return _generate(model, conditions, jnp.asarray(frames), keys, sampling, max_frames)
+    return generate_loop(model, conditions, jnp.asarray(frames), keys, sampling, max_frames)
 
 
 @partial(jax.jit, static_argnames=("sampling", "max_frames"))
-def _generate(model, conditions, frames, keys, sampling: Sampling, max_frames: int) -> Targets:
+def generate_loop(model, conditions, frames, keys, sampling: Sampling, max_frames: int) -> Targets:
+    """The program that `generate` runs, with its arguments checked."""
     pattern, dtype = model.pattern, model.config.compute_dtype
     aligned = is_aligned(conditions.task)
     if sampling.guidance != 1:

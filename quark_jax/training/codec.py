@@ -12,13 +12,14 @@ from etils import epath
 from data_pipelines import Entry, codec_batches, read_manifest
 from quark_jax.audio import resample_sinc
 from quark_jax.config import to_dict
+from quark_jax.distributed import by_first, whole
 from quark_jax.encoders import SSLFeatures
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, si_sdr, stoi
 from quark_jax.hcodec import Codes, HCodec, HCodecConfig, Tokeniser
 from quark_jax.training.codec_step import CodecLearning, CodecState, Frozen, LearningConfig
 from quark_jax.training.loop import RunConfig, fit
-from quark_jax.training.sharding import make_mesh
+from quark_jax.training.sharding import batch_part, make_mesh
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
     if config.perceptual and config.perceptual.features.folder != codec_config.features.folder:
         frozen = Frozen(features, SSLFeatures(config.perceptual.features))
     training, heldout = _split(data.manifest)
+    mesh = make_mesh(config.run.mesh)
+    part, parts = batch_part(mesh)
     batches = codec_batches(
         training,
         rate=codec_config.sample_rate,
@@ -68,8 +71,8 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         batch_size=data.batch_size,
         seed=config.run.seed,
         weights=data.weights,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        shard_index=part,
+        shard_count=parts,
         num_workers=data.workers,
     )
     learning = CodecLearning(codec_config, config, config.run.seed)
@@ -78,7 +81,7 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         learning.step,
         batches,
         run=config.run,
-        mesh=make_mesh(config.run.mesh),
+        mesh=mesh,
         config=to_dict(config),
         workdir=workdir,
         evaluate=_evaluation(config, learning, features, heldout),
@@ -86,11 +89,16 @@ def train(config: CodecTraining, workdir: str | PathLike) -> Tokeniser:
         frozen=frozen,
         phase=lambda number: (learning.begun(number),),
     )
-    tokeniser = Tokeniser(learning.codec(state), features)
-    folder = epath.Path(workdir) / "model" / "codec"
-    tokeniser.save(folder)
-    if adversary := learning.adversary(state):
-        adversary.save(folder)
+    tokeniser = Tokeniser(whole(learning.codec(state)), features)
+    adversary = whole(learning.adversary(state))
+
+    def save() -> None:
+        folder = epath.Path(workdir) / "model" / "codec"
+        tokeniser.save(folder)
+        if adversary:
+            adversary.save(folder)
+
+    by_first(save)
     return tokeniser
 
 
@@ -138,7 +146,7 @@ def _evaluation(
         return codec.decode(codes, wave.shape[1] // config.codec.hop), embedding.lengths
 
     def evaluate(state: CodecState, number: int) -> dict[str, float]:
-        estimates, lengths = round_trip(learning.codec(state), features, waves)
+        estimates, lengths = whole(round_trip(learning.codec(state), features, waves))
         pairs = list(zip(waves, np.asarray(estimates), strict=True))
         metrics = {
             "heldout/mel_distance": mean(mel_distance(a, b, rate) for a, b in pairs),

@@ -210,6 +210,7 @@ class CodecLearning:
             "loss": weighted_sum(terms, losses),
             **terms,
             "gradient_norm": optax.tree.norm(gradient),
+            "audio_seconds": wave.size / self._codec.sample_rate,
             **self._codebook_metrics(output),
         }
         after = CodecState(

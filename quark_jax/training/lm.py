@@ -13,19 +13,23 @@ from flax import nnx
 
 from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.config import differences, to_dict
+from quark_jax.distributed import by_first, whole
 from quark_jax.encoders import encoder_hash, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import Tokeniser
 from quark_jax.interop.lm import lm_to_torch, load_lm
 from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig
 from quark_jax.pipeline import QuarkAudio
+from quark_jax.training.flops import lm_flops
 from quark_jax.training.lm_data import (
+    Batch,
     Datasets,
     LMData,
     Unigram,
     check_conditioning,
     heldout_batches,
     open_datasets,
+    read_targets,
     sample_batches,
     training_batches,
     unigrams,
@@ -38,7 +42,8 @@ from quark_jax.training.sharding import make_mesh, place_batch, shardings
 
 _DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 # What of a model may be another than in the model that a training starts from.
-_MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "scan", "remat"}
+_MAY_CHANGE = {"task_rows", "text_channels", "label_smoothing", "dtype", "attention"}
+_MAY_CHANGE |= {"scan", "remat"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,9 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
     state = fit(
         learning.init,
         learning.step,
-        training_batches(datasets, config.data, config.lm, conditioner, config.run.seed),
+        training_batches(
+            datasets, config.data, config.lm, conditioner, seed=config.run.seed, mesh=mesh
+        ),
         run=config.run,
         mesh=mesh,
         config=to_dict(config),
@@ -110,16 +117,23 @@ def train(config: LMTraining, workdir: str | PathLike) -> QuarkAudio:
         label="language model",
         frozen=frozen,
         start=(start,),
+        flops=lambda batch: _flops(batch, config, conditioner),
     )
     quark = QuarkAudio(
-        learning.model(state, frozen),
+        whole(learning.model(state, frozen)),
         conditioner,
         tokeniser,
         seconds=max(dataset.metadata["seconds"] for dataset in datasets.values()),
         tasks=tuple(sorted({*unigram, *(before.tasks if before else ())}, key=TASK_IDS.get)),
     )
-    quark.save(epath.Path(workdir) / "model")
+    by_first(lambda: quark.save(epath.Path(workdir) / "model"))
     return quark
+
+
+def _flops(batch: Batch, config: LMTraining, conditioner: Conditioner) -> float:
+    conditions = jax.eval_shape(lambda encoder, batch: encoder(batch), conditioner, batch)
+    targets = jax.eval_shape(lambda batch: read_targets(batch, config.lm), batch)
+    return lm_flops(config.lm, conditions, targets, config.data.packing)
 
 
 def _codec(folder: str) -> Tokeniser:
@@ -194,17 +208,11 @@ def _evaluation(
     """What `fit` calls: loss and accuracy of held-out sequences, and audio where it is due."""
     data, every = config.data, config.eval_audio_every
     batches = partial(heldout_batches, datasets, frozen.conditioner)
-    heldout = batches(
-        batch_size=data.batch_size,
-        count=data.heldout,
-        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    )
+    heldout = batches(batch_size=data.batch_size, count=data.heldout, mesh=mesh)
     score = heldout_evaluation(
         learning, frozen, [place_batch(batch, mesh) for batch in heldout], unigram
     )
     if every:
-        if jax.process_count() > 1:
-            raise UserError("eval_audio_every: one process alone evaluates audio; set 0")
         heard = list(batches(batch_size=data.heard, count=data.heard))
         listen = audio_evaluation(learning, frozen, heard, tokeniser, config.run.seed)
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from data_pipelines import Batches, TokenisedDataset, open_tokenised, positions_in, token_batches
 from quark_jax.conditioning import Conditioner
 from quark_jax.encoders import features_hash
 from quark_jax.errors import UserError
 from quark_jax.lm import TASK_IDS, LMConfig, Packing, Targets
+from quark_jax.training.sharding import batch_part
 
 Batch = Mapping[str, jax.Array]
 Datasets = Mapping[str, TokenisedDataset]
@@ -90,13 +92,20 @@ def _check_captions(dataset: TokenisedDataset, conditioner: Conditioner) -> None
 
 
 def training_batches(
-    datasets: Datasets, data: LMData, lm: LMConfig, conditioner: Conditioner, seed: int
+    datasets: Datasets,
+    data: LMData,
+    lm: LMConfig,
+    conditioner: Conditioner,
+    *,
+    seed: int,
+    mesh: Mesh,
 ) -> Batches:
     """This process's part of the batches to train on, endless."""
     options = _text_options(datasets, conditioner)
     if data.packing:
         longest = options.get("caption_length", 0)
         options["positions"] = positions_in(lm, caption_length=longest)
+    part, parts = batch_part(mesh)
     return token_batches(
         datasets,
         batch_size=data.batch_size,
@@ -104,8 +113,8 @@ def training_batches(
         weights=data.weights and {name: data.weights[name] for name in datasets},
         buckets=data.buckets,
         packing=data.packing,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        shard_index=part,
+        shard_count=parts,
         num_workers=data.workers,
         **options,
     )
@@ -127,11 +136,18 @@ def sample_batches(
 
 
 def heldout_batches(
-    datasets: Datasets, conditioner: Conditioner, *, batch_size: int, count: int, multiple: int = 1
+    datasets: Datasets,
+    conditioner: Conditioner,
+    *,
+    batch_size: int,
+    count: int,
+    mesh: Mesh | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of the first `count` held-out sequences of each dataset, or of as many as
-    there are, in batches of at most `batch_size`, a multiple of `multiple`. All batches of a
-    dataset have one shape."""
+    """The first `count` held-out sequences of each dataset, or as many as there are, in batches of
+    at most `batch_size`; on a mesh, this process's part of batches that divide over it. All batches
+    of a dataset have one shape."""
+    multiple = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+    part, parts = batch_part(mesh) if mesh else (0, 1)
     for name, dataset in datasets.items():
         size = min(batch_size, count, dataset.splits["heldout"]) // multiple * multiple
         size = max(size, multiple)
@@ -140,8 +156,8 @@ def heldout_batches(
             split="heldout",
             batch_size=size,
             train=False,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
+            shard_index=part,
+            shard_count=parts,
             **_text_options({name: dataset}, conditioner),
         )
         with closing(batches):

@@ -131,12 +131,12 @@ class LMLearning:
         """Learn from a batch of the loader, the same however many parts it goes in."""
         key = jax.random.fold_in(state.key, state.step)
         batch = {**batch, "dropped": self._draw_dropped(key, batch["task"].shape[0])}
-        loss, gradient, sums = self._gradient(state.params, batch, frozen)
+        loss, gradient, scored, sums = self._gradient(state.params, batch, frozen)
         updates, moments = self._optimiser.update(gradient, state.moments, state.params)
         params, average = optax.apply_updates(state.params, updates), state.average
         if average is not None:
             average = averaged(average, params, state.step, self._config.average)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "tokens": scored}
         after = LMState(state.step + 1, state.key, params, moments, average)
         return after, metrics | measures(sums, self.tasks)
 
@@ -152,8 +152,9 @@ class LMLearning:
 
     def _gradient(
         self, params: nnx.State, batch: Batch, frozen: Frozen
-    ) -> tuple[jax.Array, nnx.State, Sums]:
-        """Loss and gradient, means over all scored targets of the batch, and its sums."""
+    ) -> tuple[jax.Array, nnx.State, jax.Array, Sums]:
+        """Loss and gradient, means over all scored targets of the batch, the number of these, and
+        its sums."""
 
         def of_part(part: Batch):
             def total(params: nnx.State):
@@ -176,8 +177,8 @@ class LMLearning:
                 parts,
             )
         (total, (scored, sums)), gradient = added
-        scored = jnp.maximum(scored, 1)
-        return total / scored, jax.tree.map(lambda g: g / scored, gradient), sums
+        among = jnp.maximum(scored, 1)
+        return total / among, jax.tree.map(lambda g: g / among, gradient), scored, sums
 
     def _loss(self, params: nnx.State, batch: Batch, frozen: Frozen) -> LMLoss:
         conditions = frozen.conditioner(batch)

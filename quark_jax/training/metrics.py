@@ -1,7 +1,8 @@
 """What a run writes about itself: JSON lines for programs, TensorBoard for people."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from quark_jax.files import replacing
+from quark_jax.errors import UserError
+from quark_jax.files import in_bucket, replacing
 
 
 class Clip(NamedTuple):
@@ -41,17 +43,19 @@ class MetricWriter:
         self._path = workdir / "metrics.jsonl"
         first = 0 if resumed is None else resumed + 1
         kept = [row for row in read_metrics(workdir) if row["step"] < first]
+        lines = "".join(json.dumps(row) + "\n" for row in kept)
         with replacing(self._path) as beside:
-            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self._path.open("a")
+            beside.write_text(lines)
+        self._file = _Rewritten(self._path, lines) if in_bucket(workdir) else self._path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """One row of metrics.jsonl, there at once, and a point of each number in TensorBoard; clips
-        and pictures go there alone."""
+        and pictures go there alone. Raises UserError where it cannot be written."""
         numbers = {n: v for n, v in values.items() if not isinstance(v, Clip | Picture)}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
+        with self._told():
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             match value:
                 case Clip(wave, rate):
@@ -63,8 +67,37 @@ class MetricWriter:
 
     def close(self) -> None:
         """Write what TensorBoard still holds back, and close both."""
-        self._file.close()
+        with self._told():
+            self._file.close()
         self._board.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the file system refuses, told in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror or error}); make room and run "
+                "the same command again to go on"
+            ) from error
+
+
+class _Rewritten:
+    """A text file in a bucket, where nothing can be added to what is there: it is written anew,
+    which leaves the old one until the new one is whole."""
+
+    def __init__(self, path: epath.Path, text: str):
+        self._path, self._lines = path, [text]
+
+    def write(self, text: str) -> None:
+        self._lines.append(text)
+
+    def flush(self) -> None:
+        self._path.write_text("".join(self._lines))
+
+    def close(self) -> None:
+        self.flush()
 
 
 def read_metrics(workdir: str | PathLike) -> list[dict[str, float]]:

@@ -144,7 +144,7 @@ def stand_in(monkeypatch, tokens):
         assert (semantic == 3 * acoustic).all()
         return jnp.repeat(acoustic[:, 0], codec.config.hop, axis=1).astype(jnp.float32)
 
-    monkeypatch.setattr(tokeniser, "_encode_window", encode)
+    monkeypatch.setattr(tokeniser, "encode_window", encode)
     monkeypatch.setattr(tokeniser, "_decode_window", decode)
 
 

@@ -2,6 +2,10 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
+An item without its kind and workdir is a config for launch/train_lm.py, too:
+
+--config 'tests/training/small.py:{"codec": "w/model/codec", "dataset": "d", "run": {"steps": 3}}'
+
 Each item is of kind "codec", "demo" (as many steps of the codec that the demo trains), "tokenise"
 or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the folders `codec` and
 `dataset`.
@@ -9,11 +13,15 @@ or "lm". `run` and `mesh` change those configs; "tokenise" and "lm" take the fol
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
 from quark_jax import demo
+from quark_jax.config import to_dict
 from quark_jax.hcodec import AdversaryConfig, HCodecConfig, Tokeniser
 from quark_jax.lm import LMConfig
 from quark_jax.training import codec as codec_training
@@ -90,9 +98,18 @@ def make_dataset(codec: str, dataset: str) -> None:
     )
 
 
+def get_config(item: str) -> ConfigDict:
+    item = json.loads(item)
+    return ConfigDict(to_dict(lm_config(item["codec"], item["dataset"], **_run(item))))
+
+
+def _run(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mesh": MeshConfig(**item.get("mesh", {}))} | item.get("run", {})
+
+
 def main() -> None:
     for item in json.loads(sys.argv[1]):
-        run = {"mesh": MeshConfig(**item.get("mesh", {}))} | item.get("run", {})
+        run = _run(item)
         folders = {name: item[name] for name in ("codec", "dataset") if name in item}
         match item["kind"]:
             case "codec":

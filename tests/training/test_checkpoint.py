@@ -1,5 +1,9 @@
 """What a checkpoint holds is what was there when it was saved."""
 
+import math
+import resource
+import shutil
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from quark_jax.errors import UserError
-from quark_jax.training.checkpoint import Checkpoints, abstract
+from quark_jax.training.checkpoint import Checkpoints, KeepBest, abstract
 from quark_jax.training.sharding import MeshConfig, make_mesh
 
 CONFIG = {
@@ -140,3 +144,82 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/run: cannot be made"):
         Checkpoints(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_told_in_a_line_and_the_old_checkpoint_stays_whole(saved):
+    """A limit on the size of files stands in for it: the system refuses to write."""
+    workdir, following = saved
+    checkpoints, data = Checkpoints(workdir), make_data()
+    big = make_state() | {"big": jax.random.normal(jax.random.key(0), (1 << 16,))}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, before[1]))
+    try:
+        checkpoints.save(4, big, data, CONFIG)
+        with pytest.raises(UserError) as refusal:
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(refusal.value) == (
+        f"{workdir}/checkpoints: the checkpoint of step 4 cannot be written (File too large); that "
+        "of step 3 is whole; make room and run the same command again to go on"
+    )
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.latest == 3
+    checkpoints.restore(everywhere(make_state()), data, CONFIG)
+    np.testing.assert_array_equal(next(data), following)
+    checkpoints.save(4, big, data, CONFIG)
+    checkpoints.close()
+    assert Checkpoints(workdir).latest == 4
+
+
+@pytest.mark.parametrize(
+    "missing", ["commit_success.txt _CHECKPOINT_METADATA", "data/metadata", "state/manifest.ocdbt"]
+)
+def test_one_that_is_half_there_is_passed_over_and_said_to_be(saved, missing, capsys):
+    workdir, following = saved
+    folder = workdir / "checkpoints"
+    shutil.copytree(folder / "3", folder / "4")
+    for name in missing.split():
+        (folder / "4" / name).unlink()
+    checkpoints, data = Checkpoints(workdir), make_data()
+    assert f"{folder / '4'}: is no whole checkpoint; renamed to 4.incomplete" in (
+        capsys.readouterr().err
+    )
+    assert checkpoints.latest == 3
+    checkpoints.restore(everywhere(make_state()), data, CONFIG)
+    np.testing.assert_array_equal(next(data), following)
+    checkpoints.save(4, make_state(), data, CONFIG)  # its place is free
+    checkpoints.close()
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == ["3", "4", "4.incomplete"]
+
+
+@pytest.mark.parametrize(("best", "kept"), [("lowest", "2 5 6"), ("highest", "1 5 6")])
+def test_the_best_are_kept_too_also_over_restarts(tmp_path, best, kept):
+    """Of step 4 it is not known, and NaN is no merit."""
+    values, data = {1: 3.0, 2: 1.0, 3: math.nan, 4: None, 5: 2.0, 6: 2.0}, make_data()
+    keep = KeepBest("held", best=best)
+    for step, value in values.items():
+        checkpoints = Checkpoints(tmp_path, keep=2, best=keep)
+        measured = keep.of({} if value is None else {"held": value, "other": 0.0})
+        checkpoints.save(step, make_state(), data, CONFIG, metrics=measured)
+        checkpoints.close()
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == kept.split()
+
+
+def test_what_was_noted_comes_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.notes == {}
+    checkpoints.save(1, make_state(), make_data(), CONFIG, notes={"begun": 17.25})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).notes == {"begun": 17.25}
+
+
+def test_a_metric_that_is_not_measured_is_refused():
+    with pytest.raises(UserError, match=r"run\.keep_best\.metric 'a': choose one of b, c"):
+        KeepBest("a").of({"b": 1.0, "c": 2.0})
+    with pytest.raises(UserError, match=r"run\.keep_best\.best 'least': choose lowest or highest"):
+        KeepBest("a", best="least")
+    with pytest.raises(UserError, match=r"run\.keep_best\.count: 0; set at least 1"):
+        KeepBest("a", count=0)

@@ -1,7 +1,10 @@
 """The loop on a model of one number: it can be cut off anywhere."""
 
+import json
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,20 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from orbax.checkpoint._src.checkpointers import async_checkpointer
 
 from quark_jax.errors import Stopped, UserError
 from quark_jax.training import loop, metrics
+from quark_jax.training.checkpoint import Checkpoints, KeepBest
+from quark_jax.training.compilation import keep_programs
 from quark_jax.training.loop import RunConfig, fit
+from quark_jax.training.profiling import ProfileConfig
 from quark_jax.training.sharding import make_mesh
 
+TIMES = {"steps_per_second", "data_wait", "checkpoint_seconds", "goodput", "tokens_per_second"}
 RUN = RunConfig(steps=5, log_every=1, eval_every=3, save_every=2)
 
 
 def read_metrics(workdir) -> list[dict[str, float]]:
     """All but what is another number in every run."""
-    rows = metrics.read_metrics(workdir)
-    assert all(0 <= row.pop("data_wait") <= 1 for row in rows if "skipped_steps" in row)
-    return rows
+    return [
+        {n: v for n, v in row.items() if n not in TIMES} for row in metrics.read_metrics(workdir)
+    ]
 
 
 class State(NamedTuple):
@@ -134,8 +143,8 @@ def test_cut_off_in_an_evaluation(tmp_path, whole, number):
 @pytest.mark.parametrize("number", [4, 5])
 def test_cut_off_right_after_a_checkpoint(tmp_path, whole, number, monkeypatch):
     class Checkpoints(loop.Checkpoints):
-        def save(self, at, *args):
-            super().save(at, *args)
+        def save(self, at, *args, **options):
+            super().save(at, *args, **options)
             if at == number:
                 raise Cut
 
@@ -232,3 +241,116 @@ def test_intervals_that_cannot_be_are_refused(name):
 def test_evaluation_at_the_ends_alone(tmp_path):
     train(tmp_path, run=replace(RUN, eval_every=0))
     assert [row["step"] for row in read_metrics(tmp_path) if "held" in row] == [0, 5]
+
+
+class Watching:
+    """The batches; `look(number)` is called before the batch of each step is taken."""
+
+    def __init__(self, look):
+        self.data, self.look, self.taken = batches(), look, 0
+
+    def __next__(self):
+        self.taken += 1
+        self.look(self.taken)
+        return next(self.data)
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
+    written, still_open = threading.Event(), []
+    wait = async_checkpointer._background_wait_for_commit_futures
+
+    def held_up(*args, **options):
+        assert written.wait(60)
+        wait(*args, **options)
+
+    def look(number):
+        if number == 4:  # that of step 2 is under way
+            still_open.append(not (tmp_path / "checkpoints" / "2").exists())
+            written.set()
+
+    monkeypatch.setattr(async_checkpointer, "_background_wait_for_commit_futures", held_up)
+    assert float(train(tmp_path, data=Watching(look)).total) == whole[0]
+    assert still_open == [True] and read_metrics(tmp_path) == whole[1]
+
+
+def test_going_on_is_said_and_goodput_counts_from_the_first_start(tmp_path, capsys):
+    def cut(number):
+        if number == 4:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train(tmp_path, data=Watching(cut))
+    assert "goes on" not in capsys.readouterr().err
+    first = json.loads((tmp_path / "begun.json").read_text())["begun"]
+    saved = Checkpoints(tmp_path).notes
+    assert saved["begun"] == first and 0 < saved["productive_seconds"] < time.time() - first
+    train(tmp_path)
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: goes on after step 2, the newest complete checkpoint\n" in said
+    notes = Checkpoints(tmp_path).notes
+    assert notes["begun"] == first and notes["productive_seconds"] > saved["productive_seconds"]
+    rows = [row for row in metrics.read_metrics(tmp_path) if "loss" in row]
+    assert all(TIMES - {"tokens_per_second"} < set(row) for row in rows)
+    assert 0 < rows[-1]["goodput"] < 1 and rows[-1]["steps_per_second"] > 0
+    assert [row["checkpoint_seconds"] > 0 for row in rows] == [False] * 4 + [True]
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    run = replace(RUN, save_every=1, eval_every=1, keep=1, keep_best=KeepBest("held"))
+    train(tmp_path, run=run, evaluate=lambda state, number: {"held": abs(number - 2.0)})
+    kept = {path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")}
+    assert kept == {"2", "5"}
+
+
+def profiled(workdir) -> list[list[int]]:
+    """The steps of each profile, as TensorBoard finds them."""
+    profiles = []
+    for path in sorted((workdir / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")):
+        steps = [
+            dict(event.stats)["step_num"]
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+            for line in plane.lines
+            for event in line.events
+            if event.name == "train"
+        ]
+        profiles.append(sorted(steps))
+    return sorted(profiles)
+
+
+def test_profiles_by_step_and_by_signal(tmp_path, whole):
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def look(number):
+        if number == 3:  # is noticed before the next one
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(1.1)  # TensorBoard tells profiles apart by the second
+
+    run = replace(RUN, profile=ProfileConfig(first=1, steps=2))
+    assert float(train(tmp_path, run=run, data=Watching(look)).total) == whole[0]
+    assert profiled(tmp_path) == [[1, 2], [4, 5]]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_programs_are_kept_in_the_workdir_of_an_accelerator(tmp_path, monkeypatch):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        jax.config.update(names[0], None)
+        keep_programs(tmp_path)
+        assert jax.config.jax_compilation_cache_dir is None  # on a CPU
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        jax.config.update(names[0], "shared")
+        keep_programs(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == "shared"
+        jax.config.update(names[0], None)
+        jax.config.update(names[1], 0)
+        keep_programs(tmp_path)
+        jax.jit(lambda x: x * 3 + 1)(jnp.ones(3))
+        assert any((tmp_path / "compiled").iterdir())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

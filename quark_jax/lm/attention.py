@@ -1,0 +1,112 @@
+"""Causal attention of whole sequences: as XLA has it, or by a TPU kernel that never holds the
+scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    BlockSizes,
+    CausalMask,
+    MultiHeadMask,
+    SegmentIds,
+    make_splash_mha,
+)
+from jax.sharding import PartitionSpec
+
+from quark_jax.nn.placement import BATCH_AXES, batch_shards, current_mesh
+
+_BLOCKS = (512, 256, 128)  # positions; the kernel takes multiples of 128
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segments: jax.Array | None = None,
+    *,
+    kind: str = "auto",
+) -> jax.Array:
+    """Causal attention, [batch, time, heads, dim] with keys and values [batch, time, kv_heads, dim]
+    -> [batch, time, heads, dim]; nothing passes between unlike `segments` [batch, time].
+
+    `kind` "splash" takes splash attention (`jax.experimental.pallas.ops.tpu`), "xla"
+    `jax.nn.dot_product_attention`, and "auto" splash in a step that is traced for TPUs, where it
+    fits. Raises ValueError where "splash" does not fit.
+    """
+    if takes_splash(query.shape, key.shape, kind):
+        return _splash(query, key, value, segments)
+    mask = None
+    if segments is not None:
+        mask = jnp.tril(segments[:, None, :, None] == segments[:, None, None, :])
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=mask is None)
+
+
+def takes_splash(query: tuple[int, ...], key: tuple[int, ...], kind: str) -> bool:
+    """Whether `attend` takes the kernel for queries and keys of these shapes."""
+    mesh = current_mesh()
+    over = (1, 1) if mesh is None else (batch_shards(mesh), mesh.shape["tensor"])
+    fits = not (query[1] % _BLOCKS[-1] or query[0] % over[0] or key[2] % over[1])
+    if kind == "splash" and not fits:
+        raise ValueError(
+            f"attention 'splash': takes no rows of {query[1]} positions, or a batch of {query[0]} "
+            f"and {key[2]} heads that do not divide over the devices; make rows a multiple of 128, "
+            "or choose attention 'auto'"
+        )
+    return kind == "splash" or (kind == "auto" and fits and _on_tpu())
+
+
+def splash_flops(batch: int, time: int, heads: int, dim: int, *, forward: int) -> float:
+    """Operations of the kernel in a step that does the forward pass `forward` times and the
+    backward pass once. Blocks above the diagonal are left out, those of other segments are not."""
+    blocks = time // _block(time)
+    pairs = _block(time) ** 2 * blocks * (blocks + 1) / 2
+    return batch * heads * pairs * dim * (4 * forward + 10)  # two products, and five
+
+
+def _block(time: int) -> int:
+    return next(block for block in _BLOCKS if time % block == 0)
+
+
+def _on_tpu() -> bool:
+    mesh = current_mesh()
+    device = mesh.abstract_device if mesh is not None else None
+    return device is not None and device.platform == "tpu"
+
+
+def _splash(
+    query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array | None
+) -> jax.Array:
+    mesh = current_mesh()
+    # Off a TPU the kernel is interpreted: slow, and for tests.
+    interpret = not _on_tpu()
+
+    def attend(query, key, value, segments):  # heads first, of one device
+        heads, time = query.shape[1:3]
+        block = _block(time)
+        sizes = BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            use_fused_bwd_kernel=True,
+        )
+        kernel = make_splash_mha(
+            MultiHeadMask([CausalMask((time, time))] * heads),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        ids = None if segments is None else SegmentIds(segments, segments)
+        return jax.vmap(kernel)(query, key, value, ids)
+
+    scaled = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
+    arguments = [a.swapaxes(1, 2) for a in (scaled, key, value)]
+    if mesh is None:
+        return attend(*arguments, segments).swapaxes(1, 2)
+    split = PartitionSpec(BATCH_AXES, "tensor")
+    rows = None if segments is None else PartitionSpec(BATCH_AXES)
+    sharded = jax.shard_map(
+        attend, in_specs=(split, split, split, rows), out_specs=split, check_vma=False
+    )
+    return sharded(*arguments, segments).swapaxes(1, 2)
