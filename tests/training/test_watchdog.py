@@ -13,7 +13,7 @@ def hangs(seconds: float) -> None:
 
 @pytest.fixture
 def watched(tmp_path):
-    """A watchdog that bites after half a second, used to steps of a millisecond, and what it has said."""
+    """A watchdog that bites after half a second, used to a millisecond, and what it has said."""
     path = tmp_path / "said"
     with path.open("w") as file:
         watchdog = Watchdog(least=0.4, file=file)
