@@ -71,6 +71,8 @@ def lm_flops(
         if name != "caption" and config.stack_features:
             channels, positions = 2 * channels, -(-positions // 2)
         adapters += positions * channels * width
+        if name == "input" and config.beside and positions:  # a convolution over three
+            adapters += (3 * positions - 2) * channels * width
         length += 1 + positions
     rows = batch
     if packing:

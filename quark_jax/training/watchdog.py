@@ -18,37 +18,42 @@ class Watchdog:
     program may take as long; the stacks tell. Every process has its own.
 
     The timer is faulthandler's, a thread in C: it runs also where a library hangs with Python's
-    lock held.
+    lock held. To set it costs milliseconds on a busy machine, so that it is set to a quarter more,
+    and only again when that has passed.
     """
 
     def __init__(self, *, least: float = 10.0, file: TextIO | None = None):
         self._least, self._file = least, file or sys.__stderr__
         self._durations: deque[float] = deque(maxlen=_MEASURED)
-        self._since: float | None = None
-        self._limit: float | None = None
+        self._since = self._limit = 0.0
+        self._due: float | None = None  # when the timer runs out
 
     def begin(self) -> None:
         """A step begins: after a pause."""
         self._since = time.monotonic()
-        if len(self._durations) >= _FEWEST:
-            self._limit = max(_FACTOR * median(self._durations), self._least)
-            faulthandler.dump_traceback_later(self._limit, file=self._file)
+        set_well = self._due is not None and self._due - self._since >= self._limit
+        if set_well or len(self._durations) < _FEWEST:
+            return
+        self._limit = max(_FACTOR * median(self._durations), self._least)
+        self._due = self._since + 1.25 * self._limit
+        faulthandler.dump_traceback_later(1.25 * self._limit, file=self._file)
 
     def step(self, number: int) -> None:
         """Step `number` is complete, and the next begins."""
-        took = time.monotonic() - self._since
-        if self._limit is not None and took > self._limit:
-            usual = median(self._durations)
+        now = time.monotonic()
+        took = now - self._since
+        if self._due is not None and now >= self._due:
             print(
-                f"step {number} took {took:.1f} s, the median is {usual:.2g} s; what the threads "
-                "did meanwhile stands above",
+                f"step {number} took {took:.1f} s, the median is {median(self._durations):.2g} s; "
+                "what the threads did meanwhile stands above",
                 file=self._file,
                 flush=True,
             )
+            self._due = None
         self._durations.append(took)
         self.begin()
 
     def pause(self) -> None:
         """What follows is no step, and may take any time."""
         faulthandler.cancel_dump_traceback_later()
-        self._limit = None
+        self._due = None

@@ -60,10 +60,12 @@ def trace(config: LMConfig, packing: Packing | None = None, *, learn: bool) -> j
 
 
 @pytest.mark.parametrize("packing", [None, Packing(2, 300)])
-@pytest.mark.parametrize("changes", [{}, {"scan": True, "remat": "full"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"scan": True, "remat": "full"}, {"beside": True, "step_stride": 0.5}]
+)
 def test_a_language_model_by_hand_is_three_times_its_forward_pass(packing, changes):
-    by_hand = lm_flops(CONFIG, *batch(4), packing, causal=False)
     config = replace(CONFIG, **changes)
+    by_hand = lm_flops(config, *batch(4), packing, causal=False)
     assert by_hand == 3 * traced_flops(trace(config, packing, learn=False).jaxpr)
 
 
