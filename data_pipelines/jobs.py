@@ -36,6 +36,7 @@ class Job:
         rounds: examples of each recording, every one made anew.
         features: None keeps input and reference as audio; "log_mel" or the folder of an encoder
             (the average of its hidden states) keeps those features.
+        layers: the hidden states to average (`FeatureConfig.layers`); None: all.
         window: seconds that a Whisper hears at once (`FeatureConfig.window`).
         batch_size: examples encoded at once.
         alignments: words of the recordings, a CTM file or a folder of TextGrids, for the tasks that
@@ -50,6 +51,7 @@ class Job:
     seed: int = 0
     rounds: int = 1
     features: str | None = None
+    layers: tuple[int, ...] | None = None
     window: float | None = None
     batch_size: int = 8
     alignments: str | None = None
@@ -101,9 +103,12 @@ class Job:
 
     @property
     def _features(self) -> FeatureEncoder | None:
-        if self.window is not None and not self.features:
-            raise UserError("features_window: there are no features; leave it out")
-        return _feature_encoder(self.features, self.window) if self.features else None
+        for field in ("layers", "window"):
+            if getattr(self, field) is not None and not self.features:
+                raise UserError(f"features_{field}: there are no features; leave it out")
+        if not self.features:
+            return None
+        return _feature_encoder(self.features, self.layers, self.window)
 
     @property
     def _manifests(self) -> tuple[str, ...]:
@@ -138,7 +143,8 @@ def _tokeniser(folder: str) -> Tokeniser:
 
 
 @cache
-def _feature_encoder(name: str, window: float | None) -> FeatureEncoder:
-    if name == "log_mel":
-        return FeatureEncoder(FeatureConfig(window=window))
-    return FeatureEncoder(FeatureConfig(kind="hugging_face", folder=name, window=window))
+def _feature_encoder(
+    name: str, layers: tuple[int, ...] | None, window: float | None
+) -> FeatureEncoder:
+    network = {} if name == "log_mel" else {"kind": "hugging_face", "folder": name}
+    return FeatureEncoder(FeatureConfig(**network, layers=layers, window=window))

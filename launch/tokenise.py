@@ -37,8 +37,12 @@ _ROUNDS = flags.DEFINE_integer(
 _FEATURES = flags.DEFINE_string(
     "features",
     None,
-    "Keep features in the place of input and reference audio: log_mel, or the folder of an encoder "
-    "(all hidden states averaged).",
+    "Keep features in the place of input and reference audio: log_mel, or an encoder's folder.",
+)
+_LAYERS = flags.DEFINE_list(
+    "features_layers",
+    None,
+    "Hidden states of the encoder to average, as 0,1 (0 enters layer one); all by default.",
 )
 _WINDOW = flags.DEFINE_float(
     "features_window", None, "Seconds that a Whisper of --features hears at once; its own are 30."
@@ -70,11 +74,23 @@ def _run(beam: Sequence[str]) -> None:
             seed=_SEED.value,
             rounds=_ROUNDS.value,
             features=_FEATURES.value,
+            layers=_layers(),
             window=_WINDOW.value,
             batch_size=_BATCH.value,
             alignments=_ALIGNMENTS.value,
         )
         job.run(f"{_OUT.value}/{task}", examples_per_shard=_SHARD.value, beam=beam)
+
+
+def _layers() -> tuple[int, ...] | None:
+    if _LAYERS.value is None:
+        return None
+    try:
+        return tuple(map(int, _LAYERS.value))
+    except ValueError as error:
+        raise UserError(
+            f"--features_layers {','.join(_LAYERS.value)}: give numbers of hidden states, as 0,1"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ Speech restoration alone, conditioned by log-mel features: 4.3 M parameters.
 Five tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
 Face folders: 4.6 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
 the encoder's features in the datasets, so that no step has to compute them. Examples have 5 s, so
-Whisper hears windows of 5 s, not of 30, at a twentieth of the cost:
+Whisper hears windows of 5 s, not of 30, at a twentieth of the cost; and its lowest two hidden
+states tell more of an unknown voice than all of them:
 
     python launch/tokenise.py --manifest corpus.jsonl --codec runs/codec-tiny/model/codec \
         --out runs/tokens-mix --task sr,tse,rtse,lass,edit --features whisper-tiny \
-        --features_window 5
+        --features_layers 0,1 --features_window 5
     python launch/train_lm.py --config configs/lm/tiny.py:mix --workdir runs/lm-mix \
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
@@ -58,16 +59,16 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
-            lm=replace(config.lm, stack_features=True),
+            lm=replace(config.lm, stack_features=True, step_stride=0.5),
             conditioner=ConditionerConfig(
-                FeatureConfig("hugging_face", window=5.0), TextConfig(max_tokens=48)
+                FeatureConfig("hugging_face", layers=(0, 1), window=5.0), TextConfig(max_tokens=48)
             ),
             data=replace(
                 config.data,
                 weights={"sr": 3.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 1.0},
                 buckets=2,
             ),
-            dropout=SectionDropout(caption=0.1),
+            dropout=SectionDropout(caption=0.1, input=0.1),
             average=0.999,
             eval_audio_every=2_000,
         )
@@ -75,6 +76,8 @@ def get_config(variant: str = "") -> ConfigDict:
         raise UserError(f"configs/lm/tiny.py:{variant}: choose mix, or nothing after the colon")
     made = ConfigDict(to_dict(config))
     made.start = config_dict.placeholder(str)
+    if config.lm.step_stride is None:
+        made.lm.step_stride = config_dict.placeholder(float)
     for part in (made.conditioner.audio, made.conditioner.text):
         part.folder = config_dict.placeholder(str)
     return made

@@ -5,8 +5,13 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quark_jax.errors import UserError
+
+if TYPE_CHECKING:  # --help is to be quick
+    from quark_jax.lm import Sampling
+    from quark_jax.lm.tasks import Task
 
 MODEL = Path("runs/demo/model")
 AUDIO = "wav, flac, ogg or mp3"
@@ -70,6 +75,50 @@ def model_folder(model: Path) -> Path:
             f"{model}: holds no model; run `quark demo` first, or name a model folder with --model"
         )
     return model
+
+
+def sampling_options(command: argparse.ArgumentParser) -> None:
+    """How codes are drawn; what `chosen_sampling` reads."""
+    command.add_argument(
+        "--temperature",
+        type=number,
+        default=0.7,
+        help="of the draw of codes; 0 takes the most probable; default: %(default)s",
+    )
+    command.add_argument(
+        "--top-k",
+        type=int,
+        default=50,
+        metavar="K",
+        help="draw from the K most probable codes alone; default: %(default)s",
+    )
+    command.add_argument(
+        "--top-p",
+        type=number,
+        default=1.0,
+        metavar="P",
+        help="draw from the most probable codes alone that together have this probability; "
+        "default: %(default)s",
+    )
+    command.add_argument(
+        "--guidance",
+        type=number,
+        default=1.0,
+        help="classifier-free guidance, of use with models that were trained for it; 1 is none; "
+        "default: %(default)s",
+    )
+
+
+def chosen_sampling(options: argparse.Namespace, task: "Task") -> "Sampling":
+    """The `Sampling` of `options`; guidance strengthens what tells what is wanted of the task."""
+    from quark_jax.lm import Sampling
+
+    try:
+        return Sampling(
+            options.temperature, options.top_k, options.top_p, options.guidance, task.guided
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_target(path: Path, suffixes: Sequence[str]) -> None:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from quark_jax.cli.options import (
     AUDIO,
     audio_command,
+    chosen_sampling,
     count,
     model_folder,
     mono_option,
     number,
+    sampling_options,
     seed,
 )
 from quark_jax.errors import UserError
@@ -51,11 +53,6 @@ class TaskCommand:
     reference: tuple[str, str] | None = None
     text: tuple[str, str] | None = None
     results: int = 1
-
-    @property
-    def guided(self) -> tuple[str, ...]:
-        """The section that guidance strengthens: what tells what is wanted."""
-        return ("caption" if self.text else "reference" if self.reference else "input",)
 
 
 COMMANDS = (
@@ -154,34 +151,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=seed, default=0, help="same seed, same result; default: %(default)s"
     )
-    parser.add_argument(
-        "--temperature",
-        type=number,
-        default=0.7,
-        help="of the draw of codes; 0 takes the most probable; default: %(default)s",
-    )
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        default=50,
-        metavar="K",
-        help="draw from the K most probable codes alone; default: %(default)s",
-    )
-    parser.add_argument(
-        "--top-p",
-        type=number,
-        default=1.0,
-        metavar="P",
-        help="draw from the most probable codes alone that together have this probability; "
-        "default: %(default)s",
-    )
-    parser.add_argument(
-        "--guidance",
-        type=number,
-        default=1.0,
-        help="classifier-free guidance, of use with models that were trained for it; 1 is none; "
-        "default: %(default)s",
-    )
+    sampling_options(parser)
     parser.add_argument(
         "--batch",
         type=count,
@@ -192,8 +162,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _run(command: TaskCommand, options: argparse.Namespace) -> None:
     from quark_jax.cli import recordings
+    from quark_jax.lm import task
 
-    sampling = _sampling(command, options)
+    sampling = chosen_sampling(options, task(command.task))
     text = options.text if command.text else ""
     reference = options.reference if command.reference else None
     given = (options.target, command.results, reference, text)
@@ -334,17 +305,6 @@ def _finish(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 audio.write(target, wave, job.rate)
             yield job, waves
-
-
-def _sampling(command: TaskCommand, options: argparse.Namespace) -> "Sampling":
-    from quark_jax.lm import Sampling
-
-    try:
-        return Sampling(
-            options.temperature, options.top_k, options.top_p, options.guidance, command.guided
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _settings(command: TaskCommand, options: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from data_pipelines import Entry, read_manifest
 from data_pipelines.examples import Example, make_source
 from data_pipelines.simulation import EXTRACTION, Degradation
 from quark_jax import audio
+from quark_jax.cli.options import chosen_sampling, sampling_options
 from quark_jax.commands import guarded
 from quark_jax.errors import UserError
 from quark_jax.evaluation import quality, report
@@ -32,8 +33,8 @@ from quark_jax.evaluation.codec import draw
 from quark_jax.evaluation.metrics import mel_distance, stoi
 from quark_jax.evaluation.pictures import compare
 from quark_jax.evaluation.report import Metric, measure
-from quark_jax.lm import task
-from quark_jax.pipeline import Progress, QuarkAudio
+from quark_jax.lm import Sampling, task
+from quark_jax.pipeline import SAMPLING, Progress, QuarkAudio
 from quark_jax.windows import INPUT_RATE, Job, fit
 
 EVALUATED = ("sr", "tse", "rtse", "lass", "edit")  # tasks that have a target to compare with
@@ -186,6 +187,7 @@ def evaluate(
     clips: Sequence[Clip],
     *,
     seed: int = 0,
+    sampling: Sampling = SAMPLING,
     batch: int = 8,
     progress: Progress = iter,
     done: Callable[[int, Clip, Mapping[str, np.ndarray]], None] = lambda number, clip, waves: None,
@@ -193,7 +195,7 @@ def evaluate(
     """Every metric of the task `name` on every clip, of the model and of the rows beside it.
 
     Args:
-        seed, batch: as of `QuarkAudio`'s tasks.
+        seed, sampling, batch: as of `QuarkAudio`'s tasks.
         progress: wraps the iteration over clips (tqdm does).
         done: is told the number of each clip, the clip, and the waves of the rows by name, float32
             [samples] at the codec's rate.
@@ -208,7 +210,7 @@ def evaluate(
     rate = quark.tokeniser.config.sample_rate
     metrics, records, missing = metrics_of(name), [], []
     jobs = (_job(quark, name, clip, seed) for clip in clips)
-    results = quark.run(jobs, batch=batch)
+    results = quark.run(jobs, sampling=sampling, batch=batch)
     for number, (job, (wave,)) in enumerate(progress(results)):
         clip = job.label
         waves = _rows(quark, clip, audio.resample(wave, job.rate, rate))
@@ -269,7 +271,9 @@ def _report(records: Sequence[Mapping], missing: Sequence[str], options: argpars
         f"# Task {options.task}, {task(options.task).title}",
         "",
         f"{len(records)} examples, {seconds:.0f} s, of split {options.split!r} in "
-        f"{options.manifest.name}, made {degraded}, drawn by seed {options.seed}.",
+        f"{options.manifest.name}, made {degraded}, drawn by seed {options.seed}; codes drawn at "
+        f"temperature {options.temperature:g}, top-k {options.top_k}, top-p {options.top_p:g}, "
+        f"guidance {options.guidance:g}.",
         "",
         report.table(records, metrics_of(options.task), rows="", seed=options.seed),
         "",
@@ -304,10 +308,12 @@ def _run(options: argparse.Namespace) -> None:
         options.task,
         drawn,
         seed=options.seed,
+        sampling=chosen_sampling(options, task(options.task)),
         progress=lambda results: tqdm(results, "evaluating", len(drawn), unit="example"),
         done=_keep(out.with_suffix(""), rate, options.samples),
     )
     asked = ("task", "split", "language", "with_text", "snr", "seed")
+    asked += ("temperature", "top_k", "top_p", "guidance")
     facts = {name: getattr(options, name) for name in asked}
     facts |= {"codec": quark.tokeniser.weights_hash, "manifest": options.manifest.name}
     facts |= {"missing": missing, "examples": records}
@@ -328,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--snr", type=float, nargs=2, help="least and most dB of noise alone")
     parser.add_argument("--samples", type=int, default=0, help="examples to keep (default: 0)")
+    sampling_options(parser)
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options))
 

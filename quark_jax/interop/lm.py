@@ -5,18 +5,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from quark_jax.interop.llama import llama_table
-from quark_jax.interop.table import LINEAR, Entry, as_shapes, load_torch, to_torch
+from quark_jax.interop.table import CONV, LINEAR, Entry, as_shapes, load_torch, to_torch
 from quark_jax.lm import LanguageModel, LMConfig
 
 
 def lm_table(model: LanguageModel) -> list[Entry]:
     """Every tensor of a language model, those of `transformers.LlamaForCausalLM` by its names."""
-    adapters = ["audio_adapter"] + (["text_adapter"] if model.text_adapter is not None else [])
+    adapters = {"audio_adapter": LINEAR, "text_adapter": LINEAR, "beside_adapter": CONV}
+    adapters = {name: kind for name, kind in adapters.items() if getattr(model, name) is not None}
     return [
         *llama_table(model, causal=True),
         Entry("tasks", "tasks"),
         Entry("starts", "starts"),
-        *(Entry(f"{name}.weight", f"{name}.kernel", LINEAR) for name in adapters),
+        *(Entry(f"{name}.weight", f"{name}.kernel", kind) for name, kind in adapters.items()),
         *(Entry(f"{name}.bias", f"{name}.bias") for name in adapters),
     ]
 

@@ -28,6 +28,9 @@ class LMConfig:
         stand at the position of the input's first frame, and the steps so many positions apart:
         with the rate of the input's positions over that of the steps (0.5 for 25 Hz beside 50
         steps a second), each step stands beside the input of its time, however long it is.
+      beside: also add the input to the steps, to each what it has at the time of the step, by a
+        convolution over three of its positions. Needs `step_stride`. A model learns to follow its
+        input by the prefix alone too, but a small one only after a long time.
       text_channels: width of the hidden states of captions; 0 where no task has a caption.
       task_rows: rows of the table of task vectors: those of `TASKS`, and room for your own.
       dtype: compute dtype, "float32" or "bfloat16" (parameters, softmax and loss are float32).
@@ -53,6 +56,7 @@ class LMConfig:
     audio_channels: int = 768
     stack_features: bool = False
     step_stride: float | None = None
+    beside: bool = False
     text_channels: int = 0
     task_rows: int = 16
     dtype: str = "float32"
@@ -99,6 +103,10 @@ class LMConfig:
         need(
             self.attention in ("auto", "xla", "splash"),
             f"attention {self.attention!r} must be auto, xla or splash",
+        )
+        need(
+            not self.beside or self.step_stride is not None,
+            "beside needs a step_stride: at which position of the input a step stands",
         )
         need(
             self.task_rows >= len(TASKS),

@@ -22,7 +22,7 @@ from quark_jax.lm.layout import (
 )
 from quark_jax.lm.patterns import make_pattern
 from quark_jax.lm.tasks import is_aligned
-from quark_jax.nn import embed, linear, rms_norm
+from quark_jax.nn import conv, embed, linear, rms_norm
 from quark_jax.nn.placement import batch_split
 from quark_jax.nn.rotary import rotate_half
 from quark_jax.nn.stack import Stack
@@ -163,9 +163,26 @@ class Backbone(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Prefix(Section):
-    """What stands before step 0, and the rotary position of step 0 [batch]."""
+    """What stands before step 0.
+
+    Attributes:
+      origin: rotary position of step 0 [batch].
+      beside: what is added to the steps, at the input's positions; None where nothing is.
+    """
 
     origin: jax.Array
+    beside: Section | None = None
+
+    def heard(self, steps: jax.Array, stride: float | None) -> jax.Array | float:
+        """What is added where `steps` [n] are drawn next, [batch, n, width]: zeros where an item
+        has no input, or it is over."""
+        if self.beside is None:
+            return 0.0
+        batch, length, _ = self.beside.features.shape
+        place = jnp.broadcast_to(jnp.floor(stride * steps).astype(jnp.int32), (batch, len(steps)))
+        found = jnp.minimum(place, length - 1)[..., None]
+        features = jnp.take_along_axis(self.beside.features, found, axis=1)
+        return jnp.where((place < self.beside.lengths[:, None])[..., None], features, 0)
 
     def positions(self, place: jax.Array, stride: float | None) -> jax.Array:
         """Rotary positions of places in the sequences, [n] or [batch, n], in a shape that fits
@@ -206,6 +223,21 @@ class LMLoss:
         return self.correct.sum(0) / jnp.maximum(self.codes.sum(0), 1)
 
 
+def _beside_adapter(config: LMConfig, rngs: nnx.Rngs) -> nnx.Conv:
+    adapter = conv(
+        (2 if config.stack_features else 1) * config.audio_channels,
+        config.width,
+        3,
+        padding=1,
+        axes=(None, None, "embed"),
+        dtype=config.compute_dtype,
+        rngs=rngs,
+    )
+    # Features are larger than embeddings: they would drown the tokens before anything is learned.
+    adapter.kernel[...] = jnp.zeros_like(adapter.kernel[...])
+    return adapter
+
+
 class LanguageModel(nnx.Module):
     """Continues [task] [caption] [reference] [input] [S] with codec steps (see `layout`).
 
@@ -229,6 +261,7 @@ class LanguageModel(nnx.Module):
         self.audio_adapter = linear(
             frames * config.audio_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs
         )
+        self.beside_adapter = _beside_adapter(config, rngs) if config.beside else None
         self.text_adapter = (
             linear(config.text_channels, width, axes=(None, "embed"), dtype=dtype, rngs=rngs)
             if config.text_channels
@@ -268,15 +301,27 @@ class LanguageModel(nnx.Module):
         whole = lay([*pieces, Section(start(len(SECTIONS)), one)])
         frames = 0 if conditions.input is None else pieces[-1].lengths
         origin = whole.lengths - jnp.where(frames > 0, frames + 1, 0)  # the input, and S
-        return Prefix(whole.features, whole.lengths, origin)
+        prefix = Prefix(whole.features, whole.lengths, origin, self._beside(conditions.input))
+        first = prefix.heard(jnp.zeros(1, jnp.int32), self.config.step_stride)
+        at_start = jnp.arange(whole.features.shape[1]) == whole.lengths[:, None] - 1
+        return replace(prefix, features=prefix.features + jnp.where(at_start[..., None], first, 0))
+
+    def _beside(self, section: Section | None) -> Section | None:
+        if self.beside_adapter is None or section is None or section.features.shape[1] == 0:
+            return None
+        section = self._stacked(section)
+        return Section(self.beside_adapter(section.features), section.lengths)
+
+    def _stacked(self, section: Section) -> Section:
+        section = section.cleared()
+        return stack_pairs(section) if self.config.stack_features else section
 
     def _adapt(self, name: str, section: Section) -> Section:
-        section = section.cleared()
         if name == "caption":
             if self.text_adapter is None:
                 raise ValueError("a caption is given, but LMConfig.text_channels is 0")
-            return Section(self.text_adapter(section.features), section.lengths)
-        section = stack_pairs(section) if self.config.stack_features else section
+            return Section(self.text_adapter(section.cleared().features), section.lengths)
+        section = self._stacked(section)
         return Section(self.audio_adapter(section.features), section.lengths)
 
     def __call__(
@@ -298,7 +343,9 @@ class LanguageModel(nnx.Module):
           their row together.
         """
         prefix = self.prefix(conditions)
-        sequence = lay([prefix, Section(batch_split(self.embed_steps(tokens[:, :-1])), steps)])
+        embedded = self.embed_steps(tokens[:, :-1])
+        embedded += prefix.heard(jnp.arange(1, tokens.shape[1]), self.config.step_stride)
+        sequence = lay([prefix, Section(batch_split(embedded), steps)])
         places = jnp.arange(sequence.features.shape[1])
         positions = prefix.positions(places, self.config.step_stride)
         hidden = self._hidden(sequence, positions, steps, packing)

@@ -186,6 +186,7 @@ def _feed(
     """Hidden state [items, width] and caches after `tokens` [batch, heads] at the state's step."""
     items, start = prefix.features.shape[:2]
     x = jnp.tile(model.embed_steps(tokens), (items // tokens.shape[0], 1))[:, None]
+    x += prefix.heard(state.step[None] + 1, model.config.step_stride)
     slots = jnp.arange(state.caches[0][0].shape[2])
     steps = (slots >= start) & (slots <= start + state.step)
     mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]

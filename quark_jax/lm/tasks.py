@@ -30,6 +30,11 @@ class Task:
     aligned: bool = True
     passes: tuple[str, ...] = ()
 
+    @property
+    def guided(self) -> tuple[str, ...]:
+        """The section that guidance strengthens: what tells what is wanted."""
+        return ("caption" if self.caption else "reference" if self.reference else "input",)
+
 
 TASKS = (
     Task("sr", "speech restoration"),

@@ -96,9 +96,13 @@ def test_a_split_may_have_no_alignments(job, tmp_path):
         replace(given, task="edit-speech").load()
 
 
-def test_a_window_of_no_features_is_refused(job):
+def test_settings_of_no_features_are_refused(job):
     with pytest.raises(UserError, match="features_window"):
         replace(job, features=None, window=5.0).load()
+    with pytest.raises(UserError, match="features_layers"):
+        replace(job, features=None, layers=(0, 1)).load()
+    with pytest.raises(UserError, match="log_mel takes neither folder nor layers"):
+        replace(job, layers=(0, 1)).load()
 
 
 def test_a_job_of_several_manifests(job, tmp_path):
@@ -150,6 +154,12 @@ def test_what_is_no_option_is_named(tmp_path):
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.splitlines()[-1].startswith("quark: tse: is no option; give lists without")
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_are_no_numbers_are_named(tmp_path):
+    done = launch("--manifest=m", "--codec=c", f"--out={tmp_path}", "--features_layers=0,top")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("quark: --features_layers 0,top: give numbers")
 
 
 def test_a_task_or_split_that_is_not_there_is_named(job):

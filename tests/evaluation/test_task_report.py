@@ -12,6 +12,7 @@ from data_pipelines.examples import make_source
 from quark_jax import audio
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi, tasks
+from quark_jax.lm import Sampling
 from quark_jax.pipeline import QuarkAudio
 
 RATE = 16_000
@@ -95,7 +96,7 @@ def test_each_row_is_measured_against_the_target(entries, every_task, light, mon
     quark = QuarkAudio.load(every_task)
     drawn = _clips("sr", entries, 3, snr_db=(0.0, 0.0))
 
-    def perfect(jobs, batch):
+    def perfect(jobs, sampling, batch):
         for job in jobs:
             yield job, (job.label.example.target,)
 
@@ -138,14 +139,23 @@ def test_a_voice_is_nearer_to_the_wanted_one(monkeypatch):
     assert metric(tasks.Clip(None, ""), one, RATE) is None
 
 
-def test_report(entries, every_task, light, tmp_path, capsys):
+def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     manifest, out = tmp_path / "clips.jsonl", tmp_path / "report.md"
     write_manifest(entries, manifest)
     arguments = ["--model", every_task, "--manifest", manifest, "--task", "tse", "--out", out]
     more = ["--examples", "2", "--snr", "0", "10", "--samples", "1"]
-    assert tasks.main([*map(str, arguments), *more]) == 0
+    asked, evaluate = [], tasks.evaluate
+
+    def watched(*given, **options):
+        asked.append(options["sampling"])
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr(tasks, "evaluate", watched)
+    assert tasks.main([*map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"]) == 0
+    assert asked == [Sampling(0.3, top_k=9, guided=("reference",))]
     text, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
+    assert "temperature 0.3, top-k 9, top-p 1, guidance 1" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| input", "| model", "| codec", "| target"]
     assert text.strip() in capsys.readouterr().out
@@ -166,6 +176,7 @@ def test_report(entries, every_task, light, tmp_path, capsys):
         ({"--out": "report.txt"}, "end it in .md"),
         ({"--split": "test"}, "no recordings of split 'test'"),
         ({"--model": "missing"}, "missing"),
+        ({"--top-k": "0"}, "top_k 0 must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(small_run, tmp_path, capsys, change, message):

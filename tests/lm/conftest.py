@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
+import jax
 import pytest
 from flax import nnx
 
@@ -28,4 +29,12 @@ _CONFIG = LMConfig.preset(
 def make() -> Callable[..., LanguageModel]:
     """make(**changes): a model with random weights, the same one for the same changes of the
     config. Clone it to change its weights."""
-    return cache(lambda **changes: LanguageModel(replace(_CONFIG, **changes), rngs=nnx.Rngs(0)))
+
+    def model(**changes) -> LanguageModel:
+        made = LanguageModel(replace(_CONFIG, **changes), rngs=nnx.Rngs(0))
+        if made.beside_adapter is not None:  # which begins at zero
+            kernel = made.beside_adapter.kernel
+            kernel[...] = 0.3 * jax.random.normal(jax.random.key(0), kernel.shape)
+        return made
+
+    return cache(model)

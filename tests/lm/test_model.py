@@ -115,11 +115,48 @@ def test_hidden_states_follow_the_strided_positions(make):
     assert unlike[0, :5].max() > 1e-3
 
 
+def test_steps_hear_the_input_of_their_time(make):
+    """Adding is what a model without attention to the prefix would need: the adapter's output at
+    floor(s / 2) stands where step s is drawn, and nothing where the input is over."""
+    model = make(step_stride=0.5, beside=True)
+    conditions, targets = batch()
+    prefix = jax.jit(LanguageModel.prefix)(model, conditions)
+    features = np.where(np.isnan(conditions.input.features), 0, conditions.input.features)
+    adapter = model.beside_adapter
+    kernel, bias = np.array(adapter.kernel[...]), np.array(adapter.bias[...])
+    padded = np.pad(features, ((0, 0), (1, 1), (0, 0)))
+    convolved = sum(padded[:, k : k + 8] @ kernel[k] for k in range(3)) + bias
+    added = prefix.heard(jnp.arange(18), 0.5)
+    for i, length in enumerate(LENGTHS["input"]):
+        expected = np.repeat(convolved[i, :length], 2, axis=0)
+        np.testing.assert_allclose(added[i, : 2 * length], expected, rtol=1e-4, atol=1e-5)
+        assert not np.any(added[i, 2 * length :])
+        start = int(prefix.lengths[i]) - 1
+        first = convolved[i, 0] if length else 0
+        np.testing.assert_allclose(
+            prefix.features[i, start], model.starts[...][3] + first, rtol=1e-4, atol=1e-5
+        )
+    without = loss(model, drop_sections(conditions, ("input",)), targets)
+    full = loss(model, conditions, targets)
+    assert np.abs(full.nats - without.nats)[:2].max() > 1e-3
+    np.testing.assert_allclose(full.nats[2], without.nats[2], atol=1e-5)  # it has no input
+
+
+def test_a_model_that_has_learned_nothing_hears_nothing_at_its_steps(make):
+    config = make(step_stride=0.5, beside=True).config
+    fresh = LanguageModel(config, rngs=nnx.Rngs(0))
+    conditions, _ = batch()
+    prefix = jax.jit(LanguageModel.prefix)(fresh, conditions)
+    assert not np.any(prefix.heard(jnp.arange(18), 0.5))
+
+
 def test_a_stride_that_means_nothing_is_refused(make):
     with pytest.raises(ValueError, match=r"step_stride 0\.0 must be positive"):
         make(step_stride=0.0)
     with pytest.raises(ValueError, match="dynamic frame rate"):
         make(step_stride=1.0, max_segment=2)
+    with pytest.raises(ValueError, match="beside needs a step_stride"):
+        make(beside=True)
 
 
 def test_stacked_features_pair_neighbours_and_ignore_padding():

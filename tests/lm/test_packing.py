@@ -53,7 +53,7 @@ def learn(model, conditions, targets, packing=None):
 
 @pytest.mark.parametrize(
     ("items", "changes"),
-    [(2, {}), (3, {"scan": True, "remat": "dots"}), (2, {"step_stride": 0.75})],
+    [(2, {}), (3, {"scan": True, "remat": "dots"}), (2, {"step_stride": 0.75, "beside": True})],
 )
 def test_packed_sequences_learn_what_they_learn_alone(make, batch, items, changes):
     model = make(**changes)

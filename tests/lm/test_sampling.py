@@ -99,6 +99,7 @@ def assert_same(codes, i, expected):
         {"pattern": "parallel", "scan": True},
         {"pattern": "flat"},
         {"step_stride": 0.5},
+        {"step_stride": 0.5, "stack_features": True, "beside": True},
     ],
 )
 def test_greedy_equals_the_uncached_reference(make, changes):
