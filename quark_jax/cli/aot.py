@@ -108,8 +108,9 @@ def _read(config: str, changes: Sequence[str]) -> "LMTraining | CodecTraining":
     from quark_jax.training.lm import LMTraining
 
     values = flags.FlagValues()
-    flag = config_flags.DEFINE_config_file("config", flag_values=values)
-    rest = parse_flags(["quark aot", f"--config={config}", *changes], values)[1:]
+    line = ["quark aot", f"--config={config}", *changes]
+    flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+    rest = parse_flags(line, values)[1:]
     if rest:
         raise UserError(f"{' '.join(rest)}: unknown; see quark aot --help")
     fields = flag.value.to_dict()

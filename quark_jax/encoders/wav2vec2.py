@@ -133,6 +133,8 @@ class ConvLayer(nnx.Module):
             self.kernel,
             stride=self.stride,
             bias=config.conv_bias,
+            # A wave's one channel is not split.
+            axes=(None, "channels_in" if index else None, "channels_out"),
             dtype=dtype,
             rngs=rngs,
         )
@@ -170,6 +172,7 @@ class PositionalConv(nnx.Module):
             config.width,
             config.position_kernel,
             groups=self.groups,
+            axes=(None, None, "channels_out"),  # a group has few channels in
             dtype=dtype,
             rngs=rngs,
         )

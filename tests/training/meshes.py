@@ -1,0 +1,95 @@
+"""One training step of both small models on several meshes of the same eight devices; prints, for
+each, how far its loss and its update are from those of one device:
+
+python tests/training/meshes.py '[{"data": 2, "fsdp": 4}]'
+"""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small import ADVERSARY, CODEC, LM, OPTIMISER
+
+from quark_jax.conditioning import Conditioner, ConditionerConfig
+from quark_jax.encoders import FeatureConfig, SSLFeatures
+from quark_jax.lm import TASK_IDS
+from quark_jax.training import codec_step, lm_step
+from quark_jax.training.loop import Run, compile_step
+from quark_jax.training.sharding import MeshConfig, make_mesh, place_batch, shardings
+
+ITEMS, FRAMES = 8, 8
+
+
+def language_model():
+    """`init` and `step`, frozen networks, a batch, and what of the state is compared."""
+    lm = replace(LM, codebooks=2, acoustic_size=32, semantic_size=32)
+    learning = lm_step.LMLearning(
+        lm, lm_step.LearningConfig(optimiser=OPTIMISER), tasks=["sr"], packing=None, seed=0
+    )
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 32, (2, ITEMS, 2, FRAMES)).astype(np.int32)
+    batch = {
+        "task": np.full(ITEMS, TASK_IDS["sr"], np.int32),
+        "acoustic": codes[0],
+        "semantic": codes[1],
+        "frames": rng.integers(1, FRAMES + 1, ITEMS).astype(np.int32),
+        "input": rng.normal(size=(ITEMS, FRAMES * 640)).astype(np.float32),
+        "input_samples": np.full(ITEMS, FRAMES * 640, np.int32),
+    }
+    frozen = lm_step.Frozen(Conditioner(ConditionerConfig()))
+    return learning, frozen, batch, (), lambda state: state.moments
+
+
+def codec():
+    """The same, with all losses and both optimisers."""
+    learning = codec_step.CodecLearning(
+        CODEC, codec_step.LearningConfig(optimiser=OPTIMISER, adversary=ADVERSARY), 0
+    )
+    wave = np.random.default_rng(0).normal(size=(ITEMS, FRAMES * CODEC.hop)).astype(np.float32)
+    frozen = codec_step.Frozen(SSLFeatures(FeatureConfig()))
+    begun = learning.begun(ADVERSARY.begin)
+
+    def compared(state):
+        return state.codec.moments, state.adversary.moments, state.rest
+
+    return learning, frozen, 0.1 * wave, (begun,), compared
+
+
+def begin(learning) -> Run:
+    return Run(learning.init(), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def stepped(learning, frozen, batch, phase, compared, begun: Run, config: MeshConfig, count: int):
+    """Loss after one step from `begun`, and the arrays that are compared, on `count` devices."""
+    mesh = make_mesh(config, jax.devices()[:count])
+    placed = shardings(begun, mesh, config.rules)
+    frozen = jax.device_put(frozen, shardings(frozen, mesh, config.rules))
+    after, metrics = compile_step(learning.step, placed)(
+        jax.device_put(begun, placed), place_batch(batch, mesh), frozen, phase
+    )
+    return float(metrics["loss"]), jax.tree.map(np.asarray, compared(after.state))
+
+
+def main() -> None:
+    meshes, found = json.loads(sys.argv[1]), {}
+    for name, model in {"lm": language_model, "codec": codec}.items():
+        learning, *others = model()
+        begun = jax.tree.map(np.asarray, jax.jit(partial(begin, learning))())
+        run = partial(stepped, learning, *others, begun)
+        loss, update = run(config=MeshConfig(), count=1)
+        for mesh in meshes:
+            other, theirs = run(config=MeshConfig(**mesh), count=8)
+            apart = [
+                float(np.max(np.abs(a - 1.0 * b)) / max(np.max(np.abs(b)), 1e-12))
+                for a, b in zip(jax.tree.leaves(theirs), jax.tree.leaves(update), strict=True)
+            ]
+            found[f"{name} {mesh}"] = abs(other - loss) / loss, max(apart)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
