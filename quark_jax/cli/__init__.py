@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quark_jax import __version__
 from quark_jax.cli.codes import add_code_commands
+from quark_jax.cli.serve import add_serve_command
 from quark_jax.cli.tasks import add_task_commands
 from quark_jax.cli.weights import add_weight_commands
 from quark_jax.commands import guarded
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _demo_command(commands)
     add_code_commands(commands)
     add_task_commands(commands)
+    add_serve_command(commands)
     add_weight_commands(commands)
     return parser
 
