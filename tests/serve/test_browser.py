@@ -53,7 +53,7 @@ def served(small_run, tmp_path):
 @pytest.mark.slow
 def test_upload_restore_listen_and_a_wrong_file(served, chromium, tmp_path):
     view = chromium.new_page()
-    view.set_default_timeout(120_000)
+    view.set_default_timeout(60_000)
     strangers = []
     view.on(
         "request",
@@ -72,7 +72,7 @@ def test_upload_restore_listen_and_a_wrong_file(served, chromium, tmp_path):
     heard = view.evaluate(RATE_AND_SECONDS, result.get_attribute("href"))
     assert heard == pytest.approx(seconds, abs=0.01)
     player = tab.locator(".component-wrapper").last
-    player.get_by_role("button", name="Play").click()
+    player.get_by_role("button", name="Play", exact=True).click()
     player.locator("time").first.filter(has_text=re.compile("0:0[1-9]")).wait_for()
     size = tab.locator(".picture img").evaluate(
         "image => [image.naturalWidth, image.naturalHeight]"
@@ -83,7 +83,7 @@ def test_upload_restore_listen_and_a_wrong_file(served, chromium, tmp_path):
     wrong.write_text("no sound at all")
     tab.get_by_label("Clear").first.click()
     tab.locator("input[type=file]").set_input_files(wrong)
-    tab.locator('a[download="wrong.wav"]').wait_for()
+    tab.get_by_test_id("download-link").first.wait_for()  # it has come in
     tab.get_by_role("button", name="Restore", exact=True).click()
     told = view.get_by_test_id("toast-body")
     told.wait_for()
