@@ -3,9 +3,9 @@
     python -m quark_jax.evaluation.codec --model FOLDER --manifest M.jsonl --out REPORT.md
 
 codes and decodes clips of held-out speakers and writes a Markdown table of metrics with 95 %
-intervals, beside it a JSON of every clip's values. Opus and Codec2, at the bitrates they have that
-are nearest, and the originals are rows of the same table. A metric or codec whose package is
-missing is a line in the report.
+intervals, beside it a JSON of every clip's values and a page of both, with plots, for the browser.
+Opus and Codec2, at the bitrates they have that are nearest, and the originals are rows of the same
+table. A metric or codec whose package is missing is a line in the report.
 """
 
 import argparse
@@ -262,7 +262,8 @@ def _run(options: argparse.Namespace) -> None:
         "missing": missing,
         "clips": records,
     }
-    report.write(out, _report(entries, records, missing, tokeniser, options), facts)
+    text = _report(entries, records, missing, tokeniser, options)
+    report.write(out, text, facts, records, METRICS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

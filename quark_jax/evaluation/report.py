@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from quark_jax.errors import MissingPackage, UserError
+from quark_jax.evaluation import html
 from quark_jax.files import replacing
 
 _RESAMPLES = 2000  # of the bootstrap
@@ -122,16 +123,29 @@ def remarks(records: Iterable[Mapping[str, Any]], missing: Sequence[str]) -> lis
 def checked(out: Path) -> Path:
     """`out`, if a report can be written there. Raises UserError."""
     if out.suffix != ".md":
-        raise UserError(f"--out {out}: end it in .md; the JSON goes beside it")
+        raise UserError(f"--out {out}: end it in .md; the JSON and the page go beside it")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist; create it first")
     return out
 
 
-def write(out: Path, text: str, facts: Mapping[str, Any]) -> None:
-    """Write a report, its facts as JSON beside it, and print it."""
+def write(
+    out: Path,
+    text: str,
+    facts: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Metric],
+    *,
+    samples: int = 0,
+) -> None:
+    """Write a report, beside it its facts as JSON and a page with plots of the `records`, and the
+    first `samples` of what lies in the folder of its name; print the report."""
+    headings = {key: metric.heading for key, metric in metrics.items()}
+    shown = html.page(text, records, headings, out.with_suffix(""), samples)
     with replacing(out.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
+    with replacing(out.with_suffix(".html")) as beside:
+        beside.write_text(shown)
     with replacing(out) as beside:
         beside.write_text(text)
     print(text)

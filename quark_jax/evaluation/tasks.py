@@ -4,10 +4,11 @@
 
 makes examples of held-out recordings, as training examples are made, lets the model do the task,
 and writes a Markdown table of metrics with 95 % intervals, beside it a JSON of every example's
-values. Rows of the same table are the input, left as it is; the target coded and decoded, the most
-that a model over this codec can reach; and the target itself. `--snr 0 10` has noise of 0 to 10 dB
-as the only degradation (beside the other speaker, where the task has one). `--samples 4` keeps the
-audio of the first four examples, and pictures, in a folder beside the report.
+values and a page of all of it for the browser. Rows of the same table are the input, left as it is;
+the target coded and decoded, the most that a model over this codec can reach; and the target
+itself. `--snr 0 10` has noise of 0 to 10 dB as the only degradation (beside the other speaker,
+where the task has one). `--samples 4` keeps the audio of the first four examples, and pictures, in
+a folder beside the report, and on the page to listen to.
 """
 
 import argparse
@@ -317,7 +318,14 @@ def _run(options: argparse.Namespace) -> None:
     facts = {name: getattr(options, name) for name in asked}
     facts |= {"codec": quark.tokeniser.weights_hash, "manifest": options.manifest.name}
     facts |= {"missing": missing, "examples": records}
-    report.write(out, _report(records, missing, options), facts)
+    report.write(
+        out,
+        _report(records, missing, options),
+        facts,
+        records,
+        metrics_of(options.task),
+        samples=options.samples,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

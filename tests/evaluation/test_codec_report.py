@@ -45,7 +45,8 @@ def test_report(small_run, manifest, light, tmp_path, capsys):
     model, out = small_run / "codec/model", tmp_path / "report.md"
     assert _run(model, manifest, out) == 0
     report, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["clips.jsonl", "report.json", "report.md"]
+    names = ["clips.jsonl", "report.html", "report.json", "report.md"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
     tokeniser = Tokeniser.load(model / "codec")
     config = tokeniser.config
