@@ -18,6 +18,9 @@ import pytest
 from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+# Where libtpu is installed, to compile for TPUs, JAX looks for TPUs; where CUDA is, it takes the GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 # Compiling takes most of the time of these tests: without optimisation it takes a third. Has to be
 # set before JAX is first used. With AVX2 such programs gave gradients of NaN (jaxlib 0.10.2).
 os.environ["XLA_FLAGS"] = " ".join(
