@@ -70,7 +70,11 @@ def test_a_config_comes_back_from_json(name):
     elif name in CODECS:
         assert config.codec == HCodecConfig.preset(*version or ["tiny"])
     else:
-        mixed = {"stack_features": True, "step_stride": 0.5} if name.endswith(":mix") else {}
+        mixed = (
+            {"stack_features": True, "step_stride": 0.5, "beside": True}
+            if name.endswith(":mix")
+            else {}
+        )
         size = LMConfig.preset(LMS[name][0], text_channels=config.lm.text_channels, **mixed)
         assert config.lm == size
         assert set(config.data.weights or ()) <= set(TASK_IDS)

@@ -59,9 +59,11 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "mix":
         config = replace(
             config,
-            lm=replace(config.lm, stack_features=True, step_stride=0.5),
+            lm=replace(config.lm, stack_features=True, step_stride=0.5, beside=True),
             conditioner=ConditionerConfig(
-                FeatureConfig("hugging_face", layers=(0, 1), window=5.0), TextConfig(max_tokens=48)
+                FeatureConfig("hugging_face", layers=(0, 1), window=5.0),
+                TextConfig(max_tokens=48),
+                standardise=True,
             ),
             data=replace(
                 config.data,
