@@ -64,7 +64,8 @@ def page(
     parts = [_markdown(text)]
     plots = (_plot(records, key, heading) for key, heading in headings.items())
     if drawn := "\n".join(filter(None, plots)):
-        parts.append(f'<h2>Clip by clip</h2>\n<div class="plots">{drawn}</div>')
+        told = "<p>Dots are clips, diamonds their plain means.</p>"
+        parts.append(f'<h2>Clip by clip</h2>\n{told}\n<div class="plots">{drawn}</div>')
     if samples is not None and (found := _samples(samples, records[:count])):
         parts.append("<h2>Samples</h2>\n" + found)
     body = "\n".join(parts)

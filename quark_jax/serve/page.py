@@ -53,11 +53,13 @@ def page(service: Service, folder: Path, *, name: str = "") -> Any:
     with gr.Blocks(
         title="QuarkAudio", analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT)
     ) as blocks:
-        gr.Markdown(_head(service, name), elem_id="head")
+        head = gr.Markdown(_head(service, name), elem_id="head")
         with gr.Tabs():
             for command in service.commands:
                 with gr.Tab(_title(command), id=command.name, elem_id=f"tab-{command.name}"):
                     _tab(gr, service, command, folder)
+    # All files that are there by then are the examples', which Gradio would delete with the rest.
+    head.keep_in_cache |= set().union(*blocks.temp_file_sets)
     return blocks.queue(max_size=_QUEUE, default_concurrency_limit=1, api_open=False)
 
 
@@ -99,7 +101,7 @@ def _head(service: Service, name: str) -> str:
         f"# QuarkAudio\n**{html.escape(name)}** does {able}. It hears {quark.seconds:g} s at once "
         f"and takes recordings of up to {service.max_seconds:g} s; its codec works at "
         f"{config.sample_rate / 1000:g} kHz. Recordings stay on the machine that serves this page, "
-        "and are deleted after an hour."
+        "and are deleted after about an hour."
     )
 
 

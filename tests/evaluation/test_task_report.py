@@ -156,6 +156,8 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     text, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
     assert "temperature 0.3, top-k 9, top-p 1, guidance 1" in text
+    page = out.with_suffix(".html").read_text()
+    assert page.count("<audio") == 4 and "Task tse" in page and page.count("<svg") == 2
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| input", "| model", "| codec", "| target"]
     assert text.strip() in capsys.readouterr().out

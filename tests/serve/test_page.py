@@ -104,6 +104,18 @@ def test_it_talks_to_nobody_else(blocks):
     assert "<b>model" not in text.replace("\\u003cb", "<b") or "&lt;b&gt;model" in text
 
 
+def test_what_is_uploaded_and_made_goes_and_the_examples_stay(blocks, visitor, recording):
+    route_utils = pytest.importorskip("gradio.route_utils")
+    files = Path(os.environ["GRADIO_TEMP_DIR"])
+    visitor.predict(source=client.handle_file(recording), seed=6, api_name="/restore")
+    there = {path.name for path in files.rglob("*.*")}
+    assert {"clean.wav", "speech.wav", "image.png"} <= there
+    route_utils.delete_files_created_by_app(blocks, age=None)
+    left = {path.name for path in files.rglob("*.*")}
+    assert not {"clean.wav", "speech.wav", "image.png"} & left
+    assert {"restore-0-source.flac", "extract-0-reference.flac"} <= left
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
