@@ -29,6 +29,39 @@ class Section:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Prefix(Section):
+    """What stands before step 0.
+
+    Attributes:
+      origin: rotary position of step 0 [batch].
+      beside: what is added to the steps, at the input's positions; None where nothing is.
+    """
+
+    origin: jax.Array
+    beside: Section | None = None
+
+    def heard(self, steps: jax.Array, stride: float | None) -> jax.Array | float:
+        """What is added where `steps` [n] are drawn next, [batch, n, width]: zeros where an item
+        has no input, or it is over."""
+        if self.beside is None:
+            return 0.0
+        batch, length, _ = self.beside.features.shape
+        place = jnp.broadcast_to(jnp.floor(stride * steps).astype(jnp.int32), (batch, len(steps)))
+        found = jnp.minimum(place, length - 1)[..., None]
+        features = jnp.take_along_axis(self.beside.features, found, axis=1)
+        return jnp.where((place < self.beside.lengths[:, None])[..., None], features, 0)
+
+    def positions(self, place: jax.Array, stride: float | None) -> jax.Array:
+        """Rotary positions of places in the sequences, [n] or [batch, n], in a shape that fits
+        [batch, n]; S and the steps are `stride` apart (`LMConfig.step_stride`)."""
+        if stride is None:
+            return place
+        step = place - self.lengths[:, None]
+        return jnp.where(step < -1, place, self.origin[:, None] + stride * step)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Conditions:
     """What conditions the items of a batch: task ids int [batch] (`tasks.TASK_IDS`), and the
     sections, None where no item of the batch has them. Audio features come at 50 Hz."""

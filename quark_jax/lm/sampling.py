@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quark_jax.lm.layout import SECTIONS, Conditions, Targets, drop_sections
-from quark_jax.lm.model import Cache, LanguageModel, Prefix
+from quark_jax.lm.layout import SECTIONS, Conditions, Prefix, Targets, drop_sections
+from quark_jax.lm.model import Cache, LanguageModel
 from quark_jax.lm.segments import length_mask, open_segments
 from quark_jax.lm.tasks import is_aligned
 
