@@ -62,7 +62,7 @@ def pack(
         for place, length in enumerate(part):
             row = row_of[place] = np.argmax(room >= length)
             held[row] += 1
-            room[row] = room[row] - length if held[row] < packing.items else -1
+            room[row] = room[row] - length if held[row] < packing.sequences else -1
         order.append(start + np.argsort(row_of, kind="stable"))
         counts.append(held[held > 0])
     if not order:

@@ -55,7 +55,7 @@ def token_batches(
     num_workers: int = 0,
 ) -> Batches:
     """Batches of the language model from tokenised datasets, B = batch_size / shard_count items, or
-    that many rows of `packing.items` items.
+    that many rows of `packing.sequences` items.
 
     They hold what the docstring of this module says.
 
@@ -307,7 +307,7 @@ def _drawn(
         if packed is not None:
             rows = [packed.rows(group, seed) for group in groups]
             rates = [r * len(b) / len(a) for r, a, b in zip(rates, groups, rows, strict=True)]
-            groups, convert = rows, _Row(joined.read, convert, packed.packing.items)
+            groups, convert = rows, _Row(joined.read, convert, packed.packing.sequences)
         drawn = [_keys(group) for group in groups]
         if seed is not None:  # two groups of one size differ in their order
             seeds = np.random.SeedSequence((seed, len(found))).generate_state(len(drawn))

@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-# Where libtpu is installed, to compile for TPUs, JAX looks for TPUs; where CUDA is, it takes the GPU.
+# Where libtpu is installed, to compile for TPUs, JAX would look for TPUs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Compiling takes most of the time of these tests: without optimisation it takes a third. Has to be

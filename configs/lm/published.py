@@ -71,7 +71,7 @@ def get_config(size: str = "") -> ConfigDict:
     config = LMTraining(
         lm=LMConfig.preset(size, text_channels=768),
         conditioner=ConditionerConfig(FeatureConfig("hugging_face")),
-        data=LMData(weights=_WEIGHTS, batch_size=8, packing=Packing(items=4, positions=2048)),
+        data=LMData(weights=_WEIGHTS, batch_size=8, packing=Packing(sequences=4, positions=2048)),
         optimiser=OptimiserConfig(
             peak=5e-4, warmup=2_000, rise="cosine", decay=0.99998, floor=0.02, clip=5.0
         ),

@@ -230,7 +230,7 @@ def _array(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStru
 
 def _rows(config: LMTraining) -> int:
     packing = config.data.packing
-    return config.data.batch_size * (packing.items if packing else 1)
+    return config.data.batch_size * (packing.sequences if packing else 1)
 
 
 def _lm_batch(

@@ -84,10 +84,10 @@ class Targets:
 
 @dataclass(frozen=True)
 class Packing:
-    """Sequences that share rows: `items` neighbours of a batch in each row of `positions`, end to
-    end. Those with 0 frames take no room."""
+    """Sequences that share rows: `sequences` neighbours of a batch in each row of `positions`, end
+    to end. Those with 0 frames take no room."""
 
-    items: int
+    sequences: int
     positions: int
 
 
@@ -105,12 +105,12 @@ def pack(sequences: Section, positions: jax.Array, packing: Packing) -> Packed:
     """Lay sequences [rows * items, length, width] and their positions [rows * items, length] out in
     rows."""
     count, length, _ = sequences.features.shape
-    shape = count // packing.items, packing.items
+    shape = count // packing.sequences, packing.sequences
     lengths = sequences.lengths.reshape(shape)
 
     def rows(values: jax.Array) -> jax.Array:
         values = values.reshape(*shape, length, -1)
-        pieces = [Section(values[:, i], lengths[:, i]) for i in range(packing.items)]
+        pieces = [Section(values[:, i], lengths[:, i]) for i in range(packing.sequences)]
         return lay(pieces, packing.positions).features
 
     ends = jnp.cumsum(lengths, axis=1)

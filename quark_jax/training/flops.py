@@ -76,7 +76,7 @@ def lm_flops(
         length += 1 + positions
     rows = batch
     if packing:
-        rows, length = batch // packing.items, packing.positions
+        rows, length = batch // packing.sequences, packing.positions
     kv_width = config.kv_heads * config.head_dim
     layer = width * (2 * width + 2 * kv_width + 3 * config.mlp)
     attention = 2 * length * width / (2 if causal else 1)

@@ -190,7 +190,7 @@ class LMLearning:
     def _split(self, batch: Batch) -> Batch:
         """Parts [parts, batch / parts, ...]. Every part has rows of every device, and the sequences
         that share a row stay together."""
-        parts, together = self._config.accumulate, self._packing.items if self._packing else 1
+        parts, together = self._config.accumulate, self._packing.sequences if self._packing else 1
 
         def split(array: jax.Array) -> jax.Array:
             rows = array.reshape(-1, parts, together, *array.shape[1:])

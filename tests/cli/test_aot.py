@@ -10,7 +10,7 @@ CONFIG = "configs/lm/published.py:base"
 # The published step but for its lengths, on which the time to compile depends.
 SHORT = [
     "--config.data.packing.positions=256",
-    "--config.data.packing.items=1",
+    "--config.data.packing.sequences=1",
     "--config.data.batch_size=16",
     "--config.lm.text_channels=0",
     "--config.lm.dtype=bfloat16",

@@ -67,7 +67,7 @@ CONFIG = LMConfig.preset(
     text_channels=3,
     stack_features=True,
 )
-PACKING = Packing(items=4, positions=150)
+PACKING = Packing(sequences=4, positions=150)
 COUNTS = {"sr": 6, "tse": 5, "edit": 11, "tta": 7}
 
 

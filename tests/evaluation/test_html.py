@@ -2,7 +2,9 @@
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,21 +109,30 @@ def test_in_a_browser(page, tmp_path, scheme):
     if found is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     (tmp_path / "report.html").write_text(page)
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        view = browser.new_page(color_scheme=scheme)
-        said, asked = [], []
-        view.on("console", lambda message: said.append(message.text))
-        view.on("pageerror", lambda error: said.append(str(error)))
-        view.on("request", lambda request: asked.append(request.url))
-        view.goto((tmp_path / "report.html").as_uri())
-        view.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState)")
-        durations = view.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
-        assert durations == pytest.approx([2.0, 2.0], abs=0.01)
-        widths = view.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 2 and min(widths) > 100
-        ink = view.evaluate("getComputedStyle(document.body).color")
-        assert ink == ("rgb(255, 255, 255)" if scheme == "dark" else "rgb(0, 0, 0)")
-        assert not said
-        assert [url for url in asked if not url.startswith("data:")] == [view.url]
-        browser.close()
+
+    def look() -> None:
+        with playwright.sync_playwright() as running:
+            browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            _look(browser.new_page(color_scheme=scheme), tmp_path / "report.html", scheme)
+            browser.close()
+
+    # Other tests leave an event loop in this thread, in which Playwright does not start.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(look).result()
+
+
+def _look(view, file: Path, scheme: str) -> None:
+    said, asked = [], []
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda request: asked.append(request.url))
+    view.goto(file.as_uri())
+    view.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState)")
+    durations = view.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
+    assert durations == pytest.approx([2.0, 2.0], abs=0.01)
+    widths = view.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 2 and min(widths) > 100
+    ink = view.evaluate("getComputedStyle(document.body).color")
+    assert ink == ("rgb(255, 255, 255)" if scheme == "dark" else "rgb(0, 0, 0)")
+    assert not said
+    assert [url for url in asked if not url.startswith("data:")] == [view.url]

@@ -13,8 +13,9 @@ MESHES = [{"data": 2, "fsdp": 4}, {"data": 4, "fsdp": 2}, {"data": 8}]
 
 @pytest.mark.slow
 def test_a_step_is_the_same_on_every_mesh():
-    """Loss and update to 1e-5: the update as the optimisers' moments have it, in proportion to the
-    largest of each array, and the codebooks, which are taken from all items together."""
+    """The loss to 1e-6; the update, as the optimisers' moments have it, and the codebooks, which are
+    taken from all items together, to 2e-5: the rounding of gradients through codec and
+    discriminators is 1.3e-5. Single arrays to 1e-4 (see meshes.py)."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     program = Path(__file__).with_name("meshes.py")
     done = subprocess.run(
@@ -26,6 +27,6 @@ def test_a_step_is_the_same_on_every_mesh():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 2 * len(MESHES)
-    for name, (loss, update) in found.items():
-        print(f"{name}: loss apart {loss:.1e}, update {update:.1e}")
-        assert loss <= 1e-5 and update <= 1e-5, name
+    for name, (loss, update, array) in found.items():
+        print(f"{name}: loss apart {loss:.1e}, update {update:.1e}, single arrays {array:.1e}")
+        assert loss <= 1e-6 and update <= 2e-5 and array <= 1e-4, name

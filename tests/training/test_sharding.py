@@ -15,6 +15,7 @@ from quark_jax.hcodec import HCodec, HCodecConfig
 from quark_jax.hcodec.config import SpectralConfig
 from quark_jax.lm import LanguageModel, LMConfig
 from quark_jax.nn.layers import DepthwiseConv
+from quark_jax.training import sharding
 from quark_jax.training.metrics import read_metrics
 from quark_jax.training.sharding import (
     AXES,
@@ -172,7 +173,8 @@ def test_the_free_axis_takes_what_is_left():
     }
 
 
-def test_batches_that_do_not_divide_are_refused():
+def test_batches_that_do_not_divide_are_refused(monkeypatch):
+    monkeypatch.setattr(sharding, "batch_part", lambda mesh: (0, 1))  # there is one device
     with pytest.raises(UserError, match="batch of 6: does not divide over 8 devices"):
         place_batch({"wave": np.zeros((6, 10))}, abstract_mesh(data=2, fsdp=4, tensor=3))
 
