@@ -138,12 +138,21 @@ class Work:
                 (index, serialiser.serialize_example(features.encode_example(record)))
                 for index, record in self._records(shard, about, made)
             )
-            writer.ExampleWriter(_FORMAT).write(local, serialised)
+            try:
+                writer.ExampleWriter(_FORMAT).write(local, serialised)
+            except RuntimeError as error:
+                if str(local) not in str(error):  # of what makes the examples
+                    raise
+                raise OSError(f"{shard.file}: {error}") from error
             with local.open("rb") as file:
                 about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             # Under a name of its own: two workers may make the same shard.
             beside = self.folder / f".{shard.file}.{uuid.uuid4().hex}"
-            epath.Path(local).copy(beside)
+            try:
+                epath.Path(local).copy(beside)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
         about["wall"] = time.monotonic() - began
         told = self._told[shard.split]
         skipped = dict(self.sources[shard.split].skipped)

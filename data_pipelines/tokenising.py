@@ -103,7 +103,14 @@ def tokenise(
         else:
             _here(work, shards, progress)
 
-    Builder(metadata, shards, work, make_all, data_dir=str(folder)).download_and_prepare()
+    try:
+        Builder(metadata, shards, work, make_all, data_dir=str(folder)).download_and_prepare()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition("\n")[0]
+        raise UserError(
+            f"{folder}: cannot be written ({reason}); free some space, there and for temporary "
+            "files, and run the same command again: it goes on with what is missing"
+        ) from error
     _remove(place_of(folder).parent, "shards-*")
     dataset = open_tokenised(folder)
     made = dataset.metadata["statistics"]

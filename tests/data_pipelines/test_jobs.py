@@ -117,10 +117,11 @@ def test_a_job_of_several_manifests(job, tmp_path):
         replace(job, manifests=parts).load()
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
-    """launch/tokenise.py with these arguments."""
+def launch(*arguments: str, kilobytes: int | None = None) -> subprocess.CompletedProcess:
+    """launch/tokenise.py with these arguments; `kilobytes` that a file can have."""
+    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited"] if kilobytes else []
     return subprocess.run(
-        [sys.executable, str(LAUNCH / "tokenise.py"), *arguments],
+        [*limited, sys.executable, str(LAUNCH / "tokenise.py"), *arguments],
         env=os.environ | {"PYTHONPATH": str(LAUNCH.parent)},
         capture_output=True,
         text=True,
@@ -147,6 +148,25 @@ def test_the_command_makes_a_dataset_of_each_task(codec, tmp_path):
         assert made.metadata["conditioning"]["encoder"] == "log_mel"
         assert {record["task"] for record in made.records("heldout")} == {task.encode()}
         assert json.loads(made.records("heldout")[0]["provenance"])["seed"] == 1
+
+
+def test_a_full_disk_is_told_and_what_is_done_is_gone_on_with(codec, tmp_path):
+    options = {"manifest": samples_manifest(), "codec": codec.folder, "out": tmp_path / "tokens"}
+    options |= {"splits": "heldout", "seconds": "0.5", "examples_per_shard": "4"}
+    given = [f"--{name}={value}" for name, value in options.items()]
+    full = launch(*given, kilobytes=40)
+    assert full.returncode == 2
+    last = full.stderr.splitlines()[-1]
+    assert re.match(
+        r"quark: .*/tokens/sr: cannot be written \(.*File too large.*run the same", last
+    )
+    assert "Traceback" not in full.stderr
+    with pytest.raises(UserError):
+        open_tokenised(tmp_path / "tokens" / "sr")
+    left = [path for path in (tmp_path / "tokens").rglob("*array_record*")]
+    assert left == []
+    assert launch(*given).returncode == 0
+    assert open_tokenised(tmp_path / "tokens" / "sr").splits == {"heldout": 10}
 
 
 def test_what_is_no_option_is_named(tmp_path):
