@@ -8,7 +8,7 @@ Speech restoration alone, conditioned by log-mel features: 4.3 M parameters.
         --config.data.dataset runs/tokens-tiny/sr --config.data.codec runs/codec-tiny/model/codec
 
 Five tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
-Face folders: 4.6 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
+Face folders: 5.2 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
 the encoder's features in the datasets, so that no step has to compute them. Examples have 5 s, so
 Whisper hears windows of 5 s, not of 30, at a twentieth of the cost; and its lowest two hidden
 states tell more of an unknown voice than all of them:
@@ -22,7 +22,8 @@ states tell more of an unknown voice than all of them:
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
 50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient
-and two moments are 16 bytes a parameter, 0.07 GB; the activations of a batch come on top.
+and two moments are 16 bytes a parameter, 0.07 GB, or for the mixture, at 16 bytes a parameter, 0.08
+GB; the activations of a batch come on top.
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec and encoders
 to model/, which `quark restore --model runs/lm-tiny/model` takes. The same command goes on after an

@@ -147,7 +147,7 @@ def test_a_packed_batch_has_the_loss_of_its_members_alone(make, datasets):
         alone[targets([batch])[0]] = loss(batch, None)
     assert len(alone) == sum(COUNTS.values())
     for batch in packed:
-        assert len(batch["frames"]) == 2 * PACKING.items
+        assert len(batch["frames"]) == 2 * PACKING.sequences
         together = loss(batch, PACKING)
         members = [alone[target] for target in targets([batch])]
         there = batch["frames"] > 0
@@ -189,7 +189,7 @@ def test_positions_are_those_of_the_model(datasets, stack):
 
 def test_a_round_has_every_record_once_in_rows_that_stay(make, datasets):
     rows = make().get_state()["made_with"]["packing"]
-    assert rows == {"items": 4, "positions": 150}
+    assert rows == {"sequences": 4, "positions": 150}
     one_pass = list(make(train=False, batch_size=1))
     whole = [r["acoustic"].tobytes() for d in datasets.values() for r in d.records("train")]
     assert sorted(targets(one_pass)) == sorted(whole)

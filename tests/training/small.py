@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines import SpeechRestoration, read_manifest, samples_manifest, tokenise
 from quark_jax import demo
+from quark_jax.conditioning import ConditionerConfig
 from quark_jax.config import to_dict
 from quark_jax.hcodec import AdversaryConfig, HCodecConfig, Tokeniser
 from quark_jax.lm import LMConfig
@@ -69,6 +70,7 @@ def codec_config(**run: Any) -> codec_training.CodecTraining:
 def lm_config(codec: str, dataset: str, **run: Any) -> lm_training.LMTraining:
     return lm_training.LMTraining(
         lm=LM,
+        conditioner=ConditionerConfig(standardise=True),
         data=lm_data.LMData(dataset=dataset, codec=codec, batch_size=8, heldout=8),
         optimiser=OPTIMISER,
         run=replace(RUN, **run),

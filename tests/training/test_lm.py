@@ -209,6 +209,12 @@ def test_what_does_not_fit_is_named(config, tmp_path, change, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_features_are_standardised_as_the_model_was_trained(config, tmp_path):
+    changed = replace(config, conditioner=replace(config.conditioner, standardise=True))
+    with pytest.raises(UserError, match=r"was trained with conditioner\.standardise False"):
+        train(changed, tmp_path / "run")
+
+
 def test_a_caption_that_is_too_long_stops_no_run_in_its_midst(config, tmp_path):
     text = replace(config.conditioner.text, max_tokens=2)
     config = replace(config, conditioner=replace(config.conditioner, text=text))
