@@ -113,6 +113,11 @@ def tokenise(
         ) from error
     _remove(place_of(folder).parent, "shards-*")
     dataset = open_tokenised(folder)
+    _print_about(folder, dataset)
+    return dataset
+
+
+def _print_about(folder: str | Path, dataset: TokenisedDataset) -> None:
     made = dataset.metadata["statistics"]
     print(
         f"{folder}: {_counts(dataset.splits)}, {made['hours']:.2f} h of audio "
@@ -122,7 +127,6 @@ def tokenise(
         if count:
             listed = dataset.path / SKIPPED
             print(f"{folder}: {split}: passed over {count} recordings; the reasons are in {listed}")
-    return dataset
 
 
 def _complete(folder: str | Path, metadata: dict[str, Any]) -> TokenisedDataset:

@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -282,3 +283,17 @@ def every_task(small, small_run, once) -> Path:
         quark.save(folder / "model")
 
     return once("every_task", make) / "model"
+
+
+@pytest.fixture(scope="module")  # while it is there, an event loop runs in this thread
+def chromium():
+    """A headless Chromium of this machine, driven by Playwright; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

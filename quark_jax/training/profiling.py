@@ -2,16 +2,16 @@
 
 import signal
 import tempfile
-import threading
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from etils import epath
 
 from quark_jax.errors import UserError
+from quark_jax.training.signals import Noted
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ProfileConfig:
             )
 
 
-class Profiler:
+class Profiler(Noted):
     """A context in which steps are profiled into `workdir`/profile, where TensorBoard's profile
     plug-in (xprof) finds them: `config.steps` from step `config.first`, on the first process, and
     as many after each SIGUSR1, on the process that gets it. In a pod of Kubernetes, whose process 1
@@ -37,18 +37,18 @@ class Profiler:
     """
 
     def __init__(self, workdir: str | PathLike, config: ProfileConfig):
+        super().__init__(signal.SIGUSR1)
         self._target = epath.Path(workdir) / "profile"
         self._config = config
-        self._asked = False
         self._last: int | None = None  # step of the profile that is being taken
         self._folder: tempfile.TemporaryDirectory | None = None
 
     def begin(self, number: int) -> None:
         """Step `number` is next."""
         by_step = number == self._config.first and jax.process_index() == 0
-        if self._last is not None or not (by_step or self._asked):
+        if self._last is not None or not (by_step or self.noted):
             return
-        self._asked = False
+        self.noted = False
         self._last = number + self._config.steps - 1
         self._folder = tempfile.TemporaryDirectory()
         options = jax.profiler.ProfileOptions()
@@ -70,22 +70,7 @@ class Profiler:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(path.read_bytes())
 
-    def __enter__(self) -> "Profiler":
-        self._own = threading.current_thread() is threading.main_thread()  # others get no signals
-        if self._own:
-            self._before = signal.signal(signal.SIGUSR1, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._own:
-            signal.signal(signal.SIGUSR1, self._before)
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
         if self._last is not None:
             self.write()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True

@@ -1,10 +1,7 @@
 """The page of a report: in itself, and in headless Chromium."""
 
 import re
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,31 +99,14 @@ def test_louder_is_brighter_on_one_scale(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(page, tmp_path, scheme):
-    playwright = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+def test_in_a_browser(page, chromium, tmp_path, scheme):
     (tmp_path / "report.html").write_text(page)
-
-    def look() -> None:
-        with playwright.sync_playwright() as running:
-            browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-            _look(browser.new_page(color_scheme=scheme), tmp_path / "report.html", scheme)
-            browser.close()
-
-    # Other tests leave an event loop in this thread, in which Playwright does not start.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(look).result()
-
-
-def _look(view, file: Path, scheme: str) -> None:
+    view = chromium.new_page(color_scheme=scheme)
     said, asked = [], []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
     view.on("request", lambda request: asked.append(request.url))
-    view.goto(file.as_uri())
+    view.goto((tmp_path / "report.html").as_uri())
     view.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState)")
     durations = view.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
     assert durations == pytest.approx([2.0, 2.0], abs=0.01)
