@@ -144,7 +144,7 @@ import os, sys
 import jax
 from quark_jax.distributed import start
 start()
-print(f"task {jax.process_index()} of {jax.process_count()}")
+os.write(1, f"task {jax.process_index()} of {jax.process_count()}\n".encode())  # whole lines
 sys.exit(int(os.environ["QUARK_STOPPED_EXIT"]))
 """
 
