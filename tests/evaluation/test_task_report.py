@@ -1,4 +1,4 @@
-"""`python -m quark_jax.evaluation.tasks` on small models and real recordings."""
+"""`quark eval tasks` on small models and real recordings."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import pytest
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
 from data_pipelines.examples import make_source
 from quark_jax import audio
+from quark_jax.cli import main
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi, tasks
 from quark_jax.lm import Sampling
@@ -151,7 +152,10 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
         return evaluate(*given, **options)
 
     monkeypatch.setattr(tasks, "evaluate", watched)
-    assert tasks.main([*map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"]) == 0
+    assert (
+        main(["eval", "tasks", *map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"])
+        == 0
+    )
     assert asked == [Sampling(0.3, top_k=9, guided=("reference",))]
     text, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
@@ -188,7 +192,7 @@ def test_bad_input_is_one_line_and_code_2(small_run, tmp_path, capsys, change, m
         "--task": "sr",
         "--out": tmp_path / "report.md",
     } | change
-    assert tasks.main([str(word) for pair in given.items() for word in pair]) == 2
+    assert main(["eval", "tasks", *(str(word) for pair in given.items() for word in pair)]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and message in error[0]
     assert not list(tmp_path.iterdir())
