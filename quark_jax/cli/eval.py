@@ -68,6 +68,7 @@ def _add_tasks(kinds) -> None:
     tasks.add_argument(
         "--samples", type=int, default=0, help="examples to keep (default: %(default)s)"
     )
+    _clap_option(tasks)
     sampling_options(tasks)
     tasks.set_defaults(run=_tasks)
 
@@ -89,9 +90,7 @@ def _add_suite(kinds) -> None:
         "--seed", type=any_seed, default=0, help="of everything random (default: %(default)s)"
     )
     suite.add_argument("--threshold", type=number, help="of a codec with a dynamic frame rate")
-    suite.add_argument(
-        "--clap", type=Path, metavar="FOLDER", help="Hugging Face folder of a ClapModel (of lass)"
-    )
+    _clap_option(suite)
     suite.add_argument(
         "--workers", type=count, help="processes that compute metrics (default: one a core)"
     )
@@ -124,6 +123,15 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with-text", action="store_true", help="speech whose words are known")
     parser.add_argument(
         "--seed", type=any_seed, default=0, help="of everything random (default: %(default)s)"
+    )
+
+
+def _clap_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clap",
+        type=Path,
+        metavar="FOLDER",
+        help="Hugging Face folder of a ClapModel, which tells how well results of lass fit",
     )
 
 
@@ -161,6 +169,7 @@ def _tasks(options: argparse.Namespace) -> None:
         snr_db=options.snr,
         samples=options.samples,
         sampling=chosen_sampling(options, task(options.task)),
+        clap=options.clap,
     )
 
 

@@ -1,6 +1,6 @@
 """How well a sound fits a description, by a CLAP model whose weights are given."""
 
-from functools import cached_property
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,7 @@ class Clap:
             found = compute(**inputs)
         found = getattr(found, "pooler_output", found)[0].numpy()
         return found / np.linalg.norm(found)
+
+
+loaded = cache(Clap)
+"""The model of a folder, read once."""

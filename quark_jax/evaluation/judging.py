@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from os import PathLike
 from typing import TypeAlias
 
 import numpy as np
 
+from quark_jax.evaluation import clap as clap_models
 from quark_jax.evaluation import codec, quality
-from quark_jax.evaluation.clap import Clap
 from quark_jax.evaluation.metrics import best_permutation, mel_distance, sdr, si_sdr, stoi
 from quark_jax.evaluation.readers import Item
 from quark_jax.evaluation.report import Metric
@@ -146,10 +146,7 @@ def metrics_of(kind: str, clap: str | PathLike | None = None) -> dict[str, Metri
     if clap is None or kind != "lass":
         return dict(METRICS[kind])
 
-    def fits(item: Heard, waves: Waves, rate: int) -> float:
-        return _clap(str(clap)).similarity(item.item.query, waves[0], rate)
+    def fits(heard: Heard, waves: Waves, rate: int) -> float:
+        return clap_models.loaded(clap).similarity(heard.item.query, waves[0], rate)
 
     return METRICS[kind] | {"clap": Metric("CLAP", 3, fits, needs_reference=False)}
-
-
-_clap = cache(Clap)

@@ -1,7 +1,7 @@
 """The field's test sets: how each is laid out, what is asked of a model on it, what was published.
 
-Every suite is one entry of `SUITES`; `quark eval suite NAME` runs it. Published figures carry the
-address they stand at. Of the QuarkAudio papers there is what could be looked up, nothing else.
+Every suite is one entry of `SUITES`; `quark eval suite NAME` runs it. Published figures say where
+they stand; a suite without any has none that could be looked up.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +84,7 @@ SUITES: dict[str, Suite] = {
             Published(
                 "H-Codec 1.0",
                 {"frame_rate": 25, "codebooks": 4} | _codec(2000, 2.99, 0.94, 4.06, 0.84, 0.0318),
-                "QuarkAudio technical report, arXiv 2512.20151",
+                "QuarkAudio",
             ),
             Published("X-codec 2.0", _codec(800, 2.43, 0.92, 4.13, 0.82, 0.0261), _SIMWHISPER),
             Published("XY-Tokenizer", _codec(1000, 2.41, 0.91, 3.98, 0.84, 0.0246), _SIMWHISPER),
@@ -95,7 +95,8 @@ SUITES: dict[str, Suite] = {
         note="Frames are counted of one stream: 25 acoustic and 25 semantic ones a second, at 4 "
         "codebooks each, are 25 and 4. UTMOS is not measured here. Similarity is that of "
         "resemblyzer's GE2E embeddings and WER that of Whisper tiny.en; the published ones are of "
-        "other networks, so compare these two columns only within one source.",
+        "other networks, so compare these two columns only within one source. The PESQ of H-Codec "
+        "1.0 is given without its band.",
     ),
     "vctk": Suite(
         title="VCTK",
@@ -201,7 +202,7 @@ SUITES: dict[str, Suite] = {
     "audiocaps-lass": Suite(
         title="AudioCaps, language-queried separation (AudioSep's benchmark)",
         kind="lass",
-        places=("evaluation", "."),
+        places=("evaluation",),
         layout="metadata/audiocaps_eval.csv, data/audiocaps/segment-IDX.wav and "
         "data/audiocaps/mixture-IDX.wav, as AudioSep's folder evaluation",
         read=readers.audiosep,

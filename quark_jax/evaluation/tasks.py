@@ -25,9 +25,10 @@ from data_pipelines.examples import Example, make_source
 from data_pipelines.simulation import EXTRACTION, Degradation
 from quark_jax import audio
 from quark_jax.errors import UserError
+from quark_jax.evaluation import clap as clap_models
 from quark_jax.evaluation import quality, report
 from quark_jax.evaluation.codec import draw
-from quark_jax.evaluation.metrics import mel_distance, stoi
+from quark_jax.evaluation.metrics import mel_distance, sdr, si_sdr, stoi
 from quark_jax.evaluation.pictures import compare
 from quark_jax.evaluation.report import Asked, Metric, measure
 from quark_jax.lm import Sampling, task
@@ -57,6 +58,10 @@ def _word_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
     return quality.word_error_rate(clip.text, wave, rate) if clip.text else None
 
 
+def _character_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
+    return quality.character_error_rate(clip.text, wave, rate) if clip.text else None
+
+
 def _similarity(clip: Clip, wave: np.ndarray, rate: int) -> float:
     voice = clip.example.target if clip.wanted is None else clip.wanted
     return quality.speaker_similarity(voice, wave, rate)
@@ -74,7 +79,11 @@ _SPEECH = {
     "dnsmos": Metric(
         "DNSMOS", 2, lambda clip, y, rate: quality.dnsmos(y, rate), needs_reference=False
     ),
+    "plcmos": Metric(
+        "PLCMOS", 2, lambda clip, y, rate: quality.plcmos(y, rate), needs_reference=False
+    ),
     "stoi": Metric("STOI", 3, lambda clip, y, rate: stoi(clip.example.target, y, rate)),
+    "si_sdr": Metric("SI-SDR (dB)", 1, lambda clip, y, rate: si_sdr(clip.example.target, y)),
     "similarity": Metric("speaker similarity", 3, _similarity),
     "nearer": Metric("nearer to the wanted voice", 2, _nearer, needs_reference=False),
     "wer": Metric(
@@ -84,7 +93,15 @@ _SPEECH = {
         needs_reference=False,
         weight=lambda clip: float(len(quality.normalise_english(clip.text).split())),
     ),
+    "cer": Metric(
+        "CER (en)",
+        3,
+        _character_errors,
+        needs_reference=False,
+        weight=lambda clip: float(len(quality.normalise_english(clip.text))),
+    ),
 }
+_SOUND = {"sdr": Metric("SDR (dB)", 1, lambda clip, y, rate: sdr(clip.example.target, y))}
 _ANY = {
     "mel": Metric(
         "mel distance", 3, lambda clip, y, rate: mel_distance(clip.example.target, y, rate)
@@ -92,9 +109,18 @@ _ANY = {
 }
 
 
-def metrics_of(name: str) -> dict[str, Metric]:
-    """The columns of a task: quality, intelligibility and voice are asked of speech."""
-    return dict(_ANY) if task(name).caption else _SPEECH | _ANY
+def metrics_of(name: str, clap: Path | None = None) -> dict[str, Metric]:
+    """The columns of a task: quality, intelligibility and voice are asked of speech. With the
+    folder of a CLAP model, of lass also how well a result fits the words."""
+    if not task(name).caption:
+        return _SPEECH | _ANY
+    if clap is None or name != "lass":  # an instruction does not describe the result
+        return _SOUND | _ANY
+
+    def fits(clip: Clip, wave: np.ndarray, rate: int) -> float:
+        return clap_models.loaded(clap).similarity(clip.example.caption, wave, rate)
+
+    return _SOUND | _ANY | {"clap": Metric("CLAP", 3, fits, needs_reference=False)}
 
 
 def clips(
@@ -185,6 +211,7 @@ def evaluate(
     seed: int = 0,
     sampling: Sampling = SAMPLING,
     batch: int = 8,
+    clap: Path | None = None,
     progress: Progress = iter,
     done: Callable[[int, Clip, Mapping[str, np.ndarray]], None] = lambda number, clip, waves: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -192,6 +219,7 @@ def evaluate(
 
     Args:
         seed, sampling, batch: as of `QuarkAudio`'s tasks.
+        clap: as of `metrics_of`.
         progress: wraps the iteration over clips (tqdm does).
         done: is told the number of each clip, the clip, and the waves of the rows by name, float32
             [samples] at the codec's rate.
@@ -204,7 +232,7 @@ def evaluate(
         UserError: where the model was not trained on the task.
     """
     rate = quark.tokeniser.config.sample_rate
-    metrics, records, missing = metrics_of(name), [], []
+    metrics, records, missing = metrics_of(name, clap), [], []
     jobs = (_job(quark, name, clip, seed) for clip in clips)
     results = quark.run(jobs, sampling=sampling, batch=batch)
     for number, (job, (wave,)) in enumerate(progress(results)):
@@ -267,6 +295,7 @@ def write_report(
     snr_db: tuple[float, float] | None = None,
     samples: int = 0,
     sampling: Sampling = SAMPLING,
+    clap: Path | None = None,
 ) -> None:
     """Evaluate the model in the folder `model` at the task `name` and write the report `out`,
     which is printed.
@@ -275,6 +304,7 @@ def write_report(
         snr_db: as of `clips`.
         samples: examples of which audio and pictures are kept.
         sampling: how codes are drawn.
+        clap: as of `metrics_of`.
 
     Raises:
         UserError: where the model, the manifest or `out` cannot be used.
@@ -301,6 +331,7 @@ def write_report(
         drawn,
         seed=asked.seed,
         sampling=sampling,
+        clap=clap,
         progress=lambda results: tqdm(results, "evaluating", len(drawn), unit="example"),
         done=_keep(out.with_suffix(""), rate, samples),
     )
@@ -313,8 +344,9 @@ def write_report(
         "missing": missing,
         "examples": records,
     }
-    text = _report(name, records, missing, asked, snr_db, sampling)
-    report.write(out, text, facts, records, metrics_of(name), samples=samples)
+    metrics = metrics_of(name, clap)
+    text = _report(name, records, missing, asked, snr_db, sampling, metrics)
+    report.write(out, text, facts, records, metrics, samples=samples)
 
 
 def _report(
@@ -324,6 +356,7 @@ def _report(
     asked: Asked,
     snr_db: tuple[float, float] | None,
     sampling: Sampling,
+    metrics: Mapping[str, Metric],
 ) -> str:
     seconds = sum(record["seconds"] for record in records)
     degraded = "as in training"
@@ -337,12 +370,12 @@ def _report(
         f"temperature {sampling.temperature:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "
         f"guidance {sampling.guidance:g}.",
         "",
-        report.table(records, metrics_of(name), rows="", seed=asked.seed),
+        report.table(records, metrics, rows="", seed=asked.seed),
         "",
         "`input` is left as it is; `codec` is the target coded and decoded, the most that a model "
         "over this codec can reach. Means over examples, in brackets 95 % intervals (bootstrap "
-        "over examples); word errors are totals over all words. Results are cut, or filled with "
-        "silence, to the length of the target.",
+        "over examples); errors of words and characters are totals over all of them. Results are "
+        "cut, or filled with silence, to the length of the target.",
         *report.remarks(records, missing),
     ]
     return "\n".join(lines) + "\n"

@@ -6,8 +6,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 
+from data_pipelines import Example
 from quark_jax.errors import UserError
-from quark_jax.evaluation import Clap
+from quark_jax.evaluation import Clap, tasks
+from quark_jax.evaluation.judging import Heard, metrics_of
+from quark_jax.evaluation.readers import Item
 
 RATE = 16_000
 
@@ -74,3 +77,16 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="is no CLAP model") as error:
         Clap(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_results_of_queries_are_judged_by_it(folder):
+    wave = _wave(0.5)
+    heard = Heard(Item("0", (), query="a dog"), (wave,), wave)
+    metric = metrics_of("lass", folder)["clap"]
+    assert metric.value(heard, (wave,), RATE) == Clap(folder).similarity("a dog", wave, RATE)
+    assert not metric.needs_reference
+    assert "clap" not in metrics_of("lass") and "clap" not in metrics_of("sr", folder)
+    example = Example("lass", target=wave, rate=RATE, input=wave, caption="a dog")
+    same = tasks.metrics_of("lass", folder)["clap"].value(tasks.Clip(example, "0"), wave, RATE)
+    assert same == metric.value(heard, (wave,), RATE)
+    assert "clap" not in tasks.metrics_of("edit", folder)

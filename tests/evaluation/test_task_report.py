@@ -17,7 +17,7 @@ from quark_jax.lm import Sampling
 from quark_jax.pipeline import QuarkAudio
 
 RATE = 16_000
-HEAVY = ("speechmos.dnsmos", "resemblyzer", "jiwer")
+HEAVY = ("speechmos.dnsmos", "speechmos.plcmos", "resemblyzer", "jiwer")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_events_are_asked_of_examples_as_in_training(entries):
     assert len(drawn) == 2
     np.testing.assert_array_equal(drawn[0].example.input, source[0].input)
     assert drawn[0].example.caption
-    assert list(tasks.metrics_of("lass")) == ["mel"]
+    assert list(tasks.metrics_of("lass")) == ["sdr", "mel"]
     with pytest.raises(UserError, match="noise alone is for speech"):
         _clips("lass", told, 2, snr_db=(0.0, 10.0))
 
