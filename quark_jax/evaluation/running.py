@@ -220,6 +220,11 @@ def _found(about: Suite, place: Path, settings: Settings) -> tuple[list[Item], l
         raise UserError(
             f"{place}: holds no clips{why}; {about.title} is laid out as {about.layout}"
         )
+    names: set[str] = set()
+    for item in items:
+        if item.id in names:
+            raise UserError(f"{place}: two clips are called {item.id!r}; keep one of them")
+        names.add(item.id)
     if settings.clips is not None and settings.clips < len(items):
         drawn = np.random.default_rng(settings.seed).permutation(len(items))[: settings.clips]
         items = [items[number] for number in sorted(drawn)]

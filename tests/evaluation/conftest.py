@@ -8,6 +8,7 @@ import pytest
 
 from data_pipelines import read_manifest, samples_manifest
 from quark_jax import audio
+from quark_jax.evaluation import readers
 
 RATE = 16_000
 ONE, TWO = "1089-134686-0000", "121-121726-0001"  # utterances of LibriSpeech's names
@@ -48,11 +49,11 @@ def _vctk_pairs(root: Path, voices: Sequence[np.ndarray]) -> list[str]:
 
 
 def _musdb18(root: Path, voices: Sequence[np.ndarray]) -> list[str]:
-    low = [audio.resample(wave, RATE, 2000) for wave in voices]  # 10 s of few samples
-    _write(root / "test/A - Song/mixture.wav", np.resize(low[0], 25 * 2000), 2000)
-    _write(root / "test/A - Song/vocals.wav", low[0], 2000)
-    _write(root / "test/B - Song/mixture.wav", np.resize(low[1], 10 * 2000), 2000)
-    return ["A - Song, 0 s", "A - Song, 10 s", "B - Song, 0 s"]
+    song = np.concatenate(voices)  # 3.6 s
+    _write(root / "test/A - Song/mixture.wav", song[: 5 * RATE // 2])
+    _write(root / "test/A - Song/vocals.wav", song)
+    _write(root / "test/B - Song/mixture.wav", song[:RATE])
+    return ["A - Song, 0 s", "A - Song, 1 s", "B - Song, 0 s"]
 
 
 def _audioset(root: Path, voices: Sequence[np.ndarray]) -> list[str]:
@@ -147,8 +148,10 @@ def voices() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def test_set(tmp_path, voices) -> Callable[[str], tuple[Path, list[str]]]:
-    """test_set(suite): the folder that the set of a suite is made in, and the ids of its clips."""
+def test_set(tmp_path, voices, monkeypatch) -> Callable[[str], tuple[Path, list[str]]]:
+    """test_set(suite): the folder that the set of a suite is made in, and the ids of its clips.
+    Pieces of music are of 1 s."""
+    monkeypatch.setattr(readers, "_PIECE", 1)
 
     def make(name: str) -> tuple[Path, list[str]]:
         return tmp_path / "data", LAYOUTS[name](tmp_path / "data", voices)

@@ -171,7 +171,7 @@ def test_another_model_or_other_options_are_not_mixed_up(
     assert len(_records(tmp_path)) == 1
     assert run(LASS, data) == 0  # the one that is there counts
     assert sorted(record["id"] for record in _records(tmp_path)) == ids
-    assert run(LASS, data, "--temperature", 0.1) == 0
+    assert run(LASS, data, "--seed", 1) == 0
     assert len(_records(tmp_path)) == 4
     keys = [running._key(LASS, every_task, data, running.Settings(seed=seed)) for seed in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
@@ -196,6 +196,14 @@ def test_processes_find_what_one_does(run, test_set, tmp_path):
     for record in alone:
         waves = [audio.read(place / f"{p}-{record['id']}.wav")[0] for p in ("segment", "mixture")]
         assert record["values"]["input"]["sdr"] == pytest.approx(sdr(*waves), abs=1e-3)
+
+
+def test_clips_of_one_name_are_refused(run, test_set, tmp_path, capsys):
+    data, _ = test_set(LASS)
+    with (data / "evaluation/metadata/audiocaps_eval.csv").open("a") as file:
+        file.write("1,rain,Rain,a.wav,b.wav\n")
+    assert run(LASS, data) == 2
+    assert "two clips are called '1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", SUITES)

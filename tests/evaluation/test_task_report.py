@@ -109,8 +109,10 @@ def test_each_row_is_measured_against_the_target(entries, every_task, light, mon
     assert [record["id"] for record in records] == [clip.id for clip in drawn]
     assert [line.partition(":")[0] for line in missing] == [
         "DNSMOS",
+        "PLCMOS",
         "speaker similarity",
         "WER (en)",
+        "CER (en)",
     ]
     for record, clip, (_, name, waves) in zip(records, drawn, kept, strict=True):
         assert name == clip.id
@@ -161,7 +163,7 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
     assert "temperature 0.3, top-k 9, top-p 1, guidance 1" in text
     page = out.with_suffix(".html").read_text()
-    assert page.count("<audio") == 4 and "Task tse" in page and page.count("<svg") == 2
+    assert page.count("<audio") == 4 and "Task tse" in page and page.count("<svg") == 3
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| input", "| model", "| codec", "| target"]
     assert text.strip() in capsys.readouterr().out
