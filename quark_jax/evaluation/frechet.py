@@ -1,6 +1,6 @@
 """Fréchet distance between two sets of embeddings, as the Fréchet audio distance (FAD) is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def _pieces(path: Path) -> Iterator[np.ndarray]:
             yield array[start : start + _ROWS]
 
 
-def _moments(name: str, pieces) -> tuple[str, np.ndarray, np.ndarray]:
+def _moments(name: str, pieces: Iterable[np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
     """Mean [channels] and covariance [channels, channels] of all items, joined piece by piece
     (Chan et al. 1979)."""
     count, mean, scatter = 0, None, None

@@ -190,6 +190,10 @@ def run_suite(
     """
     report.check(out)
     about = suite(name)
+    if settings.threshold is not None and not about.kind.startswith("codec"):
+        raise UserError(f"threshold: suite {name} is of a model, not of a codec; leave it out")
+    if settings.clap is not None and about.kind != "lass":
+        raise UserError(f"clap: suite {name} has no descriptions; leave it out")
     place = about.place(data)
     items, left_out = _found(about, place, settings)
     maker = (_Codec if about.kind.startswith("codec") else _Task)(model, about.kind, settings)

@@ -34,7 +34,7 @@ class Suite:
 
     Attributes:
         title: of the report.
-        kind: one of `quark_jax.evaluation.judging.KINDS`.
+        kind: one of `quark_jax.evaluation.judging.METRICS`.
         places: where the set lies below the folder of the data; the first that is there counts.
         layout: what lies in that place, in words.
         read: its clips, from that place.

@@ -114,7 +114,7 @@ def metrics_of(name: str, clap: Path | None = None) -> dict[str, Metric]:
     folder of a CLAP model, of lass also how well a result fits the words."""
     if not task(name).caption:
         return _SPEECH | _ANY
-    if clap is None or name != "lass":  # an instruction does not describe the result
+    if clap is None or name != "lass":
         return _SOUND | _ANY
 
     def fits(clip: Clip, wave: np.ndarray, rate: int) -> float:
@@ -310,6 +310,8 @@ def write_report(
         UserError: where the model, the manifest or `out` cannot be used.
     """
     report.check(out)
+    if clap is not None and name != "lass":
+        raise UserError(f"clap: results of {name} are not what a text describes; leave it out")
     quark = QuarkAudio.load(model)
     quark.check(name)
     rate = quark.tokeniser.config.sample_rate

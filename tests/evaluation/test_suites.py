@@ -227,6 +227,8 @@ def test_missing_data_is_one_line_with_the_layout(name, run, tmp_path, capsys):
         (["vctk", "--out", "a.md"], "--data is missing"),
         (["vctk", "--data", "."], "--out is missing"),
         (["vctk", "--data", ".", "--out", "a.txt"], "end it in .md"),
+        (["vctk-vc", "--data", ".", "--out", "a.md", "--threshold", "1"], "not of a codec"),
+        (["vctk", "--data", ".", "--out", "a.md", "--clap", "."], "has no descriptions"),
     ],
 )
 def test_bad_usage_is_one_line(arguments, message, capsys):

@@ -185,6 +185,7 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
         ({"--split": "test"}, "no recordings of split 'test'"),
         ({"--model": "missing"}, "missing"),
         ({"--top-k": "0"}, "top_k 0 must be at least 1"),
+        ({"--clap": "clap"}, "clap: results of sr are not what a text describes"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(small_run, tmp_path, capsys, change, message):
