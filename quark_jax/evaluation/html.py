@@ -176,6 +176,8 @@ def _samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
     for number, files in sorted(clips.items()):
         record = records[number]
         rows = {row: audio.read(files[row]) for row in record["values"] if row in files}
+        if not rows:  # files of the folder that are not ours
+            continue
         levels = {row: _levels(wave) for row, (wave, _) in rows.items()}
         top = max(float(level.max()) for level in levels.values())
         figures = [
