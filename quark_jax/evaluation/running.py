@@ -345,10 +345,15 @@ def _told(about: Suite, maker: _Maker, settings: Settings) -> str:
             "without file headers."
         )
     sampling = settings.sampling
+    told += "`input` is left as it is"
+    if about.kind != "vc":
+        told += (
+            "; `codec` is the target coded and decoded, the most that a model over this codec can "
+            "reach"
+        )
     told += (
-        "`input` is left as it is; `codec` is the target coded and decoded, the most that a model "
-        "over this codec can reach. Compared at the rate of the targets, results cut or filled "
-        "with silence to their length. "
+        ". Compared at the rate of the targets, results cut or filled with silence to their "
+        "length. "
     )
     if about.kind == "ss":
         told += "Of two results the one goes to the voice that makes the mean the best. "

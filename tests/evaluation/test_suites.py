@@ -60,6 +60,8 @@ def test_a_suite_from_end_to_end(name, run, test_set, light, tmp_path, capsys):
         assert each.source in row
     page = (tmp_path / "report.html").read_text()
     assert suite(name).title in page
+    rows = {line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")}
+    assert ("`codec` is" in text) == ("| codec" in rows)
     if name.startswith("dns"):
         assert "clean_fileid_7.wav is missing" in text
     if name == "audioset-eval":
