@@ -110,6 +110,15 @@ def table(
     return "\n".join(lines)
 
 
+def mean(
+    records: Sequence[Mapping[str, Any]], row: str, key: str, *, rate: bool = False
+) -> float | None:
+    """What `table` says of a row: the mean of a metric, or where it is a `rate` the total over the
+    total of the seconds; None without a value."""
+    values, weights = _column(records, row, key, not rate)
+    return float(np.average(values, weights=weights)) if values.size else None
+
+
 def remarks(records: Iterable[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
     """Lines on what is not in the table, and why."""
     failures = [f"{r['id']}: {failure}" for r in records for failure in r["failures"]]
@@ -139,9 +148,10 @@ def write(
     samples: int = 0,
 ) -> None:
     """Write a report, beside it its facts as JSON and a page with plots of the `records`, and the
-    first `samples` of what lies in the folder of its name; print the report."""
+    first `samples` of what lies in the folder of its name; print the report. Pictures that it names
+    are in its folder."""
     headings = {key: metric.heading for key, metric in metrics.items()}
-    shown = html.page(text, records, headings, out.with_suffix(""), samples)
+    shown = html.page(text, records, headings, out.with_suffix(""), samples, out.parent)
     with replacing(out.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
     with replacing(out.with_suffix(".html")) as beside:
