@@ -10,9 +10,10 @@ come to 25, 12.5 and 8 segments a second on training recordings. Three points of
 codec with four codebooks; the fourth has eight, and so the bitrate of the first series.
 
 The report goes to runs/frame-rate/report.md and .html. The same command goes on after an
-interruption. Any field can be set on the command line, as --config.codec.run.steps=7500; without
---config.alignments nothing is said of words. On several machines, with a folder that all see:
---index 0 --of 4, --index 1 --of 4 and so on, then --report.
+interruption. What is no list can be set on the command line, as --config.codec.run.steps=7500 or
+--config.listening.metrics="('stoi', 'mel')"; without --config.alignments nothing is said of words.
+On several machines, with a folder that all see: --index 0 --of 4, --index 1 --of 4 and so on, then
+--report.
 
 What the codecs are is `tiny` (configs/codec/tiny.py) with sub-pixel upsampling, as in the published
 1.0, and at a size for two CPU cores (README.md in this folder has the report). After a colon stands
@@ -56,7 +57,10 @@ def get_config(size: str = "") -> ConfigDict:
             f"configs/sweeps/frame_rate.py:{size}: choose 2.0, or nothing after the colon"
         )
     sweep = _large() if size else _tiny()
-    config = ConfigDict(to_dict(sweep))
+    fields = to_dict(sweep)
+    for name in ("metrics", "seconds"):  # lists cannot be set on the command line, tuples can
+        fields["listening"][name] = tuple(fields["listening"][name])
+    config = ConfigDict(fields)
     config.alignments = config_dict.placeholder(str)
     config.encoder = config_dict.placeholder(str)
     if size:  # one encoder, and one field for it on the command line
@@ -78,9 +82,9 @@ def _tiny() -> Sweep:
         title="Frame rates of a tiny H-Codec",
         **_compared(preset, dynamic, rate=25.0, other=12.5),
         codec=CodecStage(
-            data=CodecData(seconds=1.28, batch_size=8),
+            data=CodecData(seconds=1.28, batch_size=8, heldout=8),
             optimiser=OptimiserConfig(peak=1e-3, warmup=30, decay=0.995, floor=0.1, beta1=0.8),
-            run=RunConfig(steps=300, log_every=20, eval_every=0, save_every=100),
+            run=RunConfig(steps=240, log_every=20, eval_every=0, save_every=60),
         ),
         lm=LMTraining(
             lm=LMConfig.preset("tiny", layers=3, width=128, mlp=352, stack_features=True),
@@ -89,15 +93,15 @@ def _tiny() -> Sweep:
             optimiser=OptimiserConfig(
                 peak=2e-3, warmup=20, decay=0.99, floor=0.1, beta2=0.98, weight_decay=0.1
             ),
-            run=RunConfig(steps=200, log_every=20, eval_every=0, save_every=100),
+            run=RunConfig(steps=150, log_every=10, eval_every=0, save_every=50),
         ),
         tokens=Tokens(
-            train=1024,
+            train=512,
             # No rooms, which take long to make.
             degradation=Degradation(reverberation_probability=0.0),
         ),
         listening=Listening(
-            clips=24, seconds=(2.0, 10.0), metrics=("stoi", "mel", "si_sdr", "dnsmos"), words=60
+            clips=24, seconds=(2.0, 8.0), metrics=("stoi", "mel", "si_sdr", "dnsmos"), words=60
         ),
     )
 

@@ -52,7 +52,7 @@ class Listening:
     """What the codecs are evaluated on: clips of split "heldout", evenly over speakers."""
 
     clips: int = 50  # at most
-    seconds: tuple[float, float] = (SECONDS_MIN, SECONDS_MAX)  # the least and the most
+    seconds: tuple[float, float] = (SECONDS_MIN, SECONDS_MAX)  # of a clip, least and most
     metrics: tuple[str, ...] = tuple(METRICS)  # of quark_jax.evaluation.codec
     words: int = 50  # recordings with aligned words, at most, that segments are counted in
     seed: int = 0

@@ -79,7 +79,7 @@ def spent_in_words(
 ) -> dict[str, Any]:
     """Frames and seconds of each of `PLACES`, over held-out recordings whose words are known."""
     known = [entry for entry in entries if entry.id in words]
-    drawn = draw(known, listening.words, seconds=(0.0, math.inf), seed=listening.seed)
+    drawn = draw(known, listening.words, seconds=listening.seconds, seed=listening.seed)
     rate = tokeniser.config.sample_rate
     spent = {place: np.zeros(2) for place in PLACES}
     for entry in tqdm(drawn, desc="words", unit="clip"):

@@ -32,7 +32,7 @@ SWEEP = Sweep(
     codecs=(small.CODEC, replace(small.CODEC, name="small-dynamic", dynamic=DYNAMIC)),
     series={"fixed rate": ("fixed",)},
     codec=CodecStage(
-        data=CodecData(seconds=0.48, batch_size=4, heldout=2, heldout_seconds=0.48),
+        data=CodecData(seconds=0.48, batch_size=4, heldout=2, heldout_seconds=1.0),
         optimiser=small.OPTIMISER,
         run=RunConfig(steps=4, log_every=1, eval_every=0, save_every=2),
     ),
@@ -50,6 +50,8 @@ SWEEP = Sweep(
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict(to_dict(SWEEP))
+    fields = to_dict(SWEEP)
+    fields["listening"]["metrics"] = SWEEP.listening.metrics
+    config = ConfigDict(fields)
     config.alignments = config_dict.placeholder(str)
     return config

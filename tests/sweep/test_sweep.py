@@ -190,6 +190,8 @@ def test_the_report_alone(made, capsys):
         (["--config.tokens.seconds=0.5"], "12.5 frames of codec small"),
         (["--config.tokens.heldout=6"], "multiple of lm.data.batch_size"),
         (["--config.lm.data.codec=x"], "lm.data.codec: the sweep sets it"),
+        (["--config.listening.words=0"], "words 0"),
+        (["--config.listening.metrics=('stoi', 'snr')"], "'snr' is unknown"),
         (["--config.title=x", "--index", "0"], "--index and --of go together"),
         (["--index", "2", "--of", "2"], "numbered from 0"),
         (["--report", "--index", "0", "--of", "2"], "--report"),
@@ -230,7 +232,6 @@ def test_a_workdir_where_nothing_is_done_has_no_report(tmp_path, capsys):
             {"codecs": (replace(SWEEP.codecs[0], semantic_codebooks=1), SWEEP.codecs[1])},
             "semantic_codebooks",
         ),
-        ({"listening": replace(SWEEP.listening, words=0)}, "words 0"),
     ],
 )
 def test_what_a_sweep_cannot_be(change, named):
