@@ -84,24 +84,25 @@ def _tiny() -> Sweep:
         codec=CodecStage(
             data=CodecData(seconds=1.28, batch_size=8, heldout=8),
             optimiser=OptimiserConfig(peak=1e-3, warmup=30, decay=0.995, floor=0.1, beta1=0.8),
-            run=RunConfig(steps=240, log_every=20, eval_every=0, save_every=60),
+            run=RunConfig(steps=160, log_every=20, eval_every=0, save_every=80),
         ),
         lm=LMTraining(
             lm=LMConfig.preset("tiny", layers=3, width=128, mlp=352, stack_features=True),
             conditioner=ConditionerConfig(standardise=True),
-            data=LMData(batch_size=16),
+            data=LMData(batch_size=8),
             optimiser=OptimiserConfig(
                 peak=2e-3, warmup=20, decay=0.99, floor=0.1, beta2=0.98, weight_decay=0.1
             ),
-            run=RunConfig(steps=150, log_every=10, eval_every=0, save_every=50),
+            run=RunConfig(steps=100, log_every=10, eval_every=0, save_every=50),
         ),
         tokens=Tokens(
-            train=512,
+            seconds=1.92,
+            train=384,
             # No rooms, which take long to make.
             degradation=Degradation(reverberation_probability=0.0),
         ),
         listening=Listening(
-            clips=24, seconds=(2.0, 8.0), metrics=("stoi", "mel", "si_sdr", "dnsmos"), words=60
+            clips=18, seconds=(2.0, 8.0), metrics=("stoi", "mel", "si_sdr", "dnsmos"), words=40
         ),
     )
 

@@ -74,7 +74,7 @@ def _metrics(series: Mapping[str, Sequence[str]], points: Points, metrics: Mappi
                 if key in point["means"]
             },
         )
-        _halvings(axes, "frames/s")
+        _doublings(axes, "frames/s", 6.25)
         axes.set_title(metric.heading)
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_visible(False)
@@ -91,7 +91,7 @@ def _language(series: Mapping[str, Sequence[str]], points: Points):
     _lines(axes, series, found)
     for name, place in found.items():
         axes.annotate(name, place, (5, -9), textcoords="offset points", fontsize=7, color="#555")
-    _halvings(axes, "tokens/s")
+    _doublings(axes, "tokens/s", 25.0)
     axes.set_ylabel("held-out nats per second of audio")
     _legend(figure, axes)
     return figure
@@ -154,10 +154,12 @@ def _lines(
         )
 
 
-def _halvings(axes: Any, label: str) -> None:
-    """An axis on which each doubling is as wide."""
+def _doublings(axes: Any, label: str, tick: float) -> None:
+    """An axis on which each doubling is as wide, with ticks at those of `tick`."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = np.log2(np.array(axes.get_xlim()) / tick)
+    ticks = tick * 2.0 ** np.arange(np.ceil(low), np.floor(high) + 1)
+    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
     axes.set_xlabel(label)
     _bare(axes)
 
