@@ -111,11 +111,10 @@ def table(
 
 
 def mean(
-    records: Sequence[Mapping[str, Any]], row: str, key: str, *, rate: bool = False
+    records: Sequence[Mapping[str, Any]], row: str, key: str, metric: bool = True
 ) -> float | None:
-    """What `table` says of a row: the mean of a metric, or where it is a `rate` the total over the
-    total of the seconds; None without a value."""
-    values, weights = _column(records, row, key, not rate)
+    """What `table` has of a row in the column `key`, a `metric` or a rate; None where nothing."""
+    values, weights = _column(records, row, key, metric)
     return float(np.average(values, weights=weights)) if values.size else None
 
 

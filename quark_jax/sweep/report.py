@@ -66,8 +66,9 @@ def _joined(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     clips: dict[str, dict[str, Any]] = {}
     for record in records:
         for clip in record["clips"]:
+            about = {key: clip[key] for key in ("id", "speaker", "language", "seconds")}
             own = clips.setdefault(
-                clip["id"], {**clip, "weights": {}, "values": {}, "failures": []}
+                clip["id"], about | {"weights": {}, "values": {}, "failures": []}
             )
             own["weights"] |= clip["weights"]
             own["values"] |= clip["values"]
@@ -85,7 +86,7 @@ def _described(
         means = {
             key: mean
             for key in (*_RATES, *METRICS)
-            if (mean := report.mean(clips, name, key, rate=key in _RATES)) is not None
+            if (mean := report.mean(clips, name, key, metric=key not in _RATES)) is not None
         }
         described[name] = {**record, "means": means}
         del described[name]["clips"]
