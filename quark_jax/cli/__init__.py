@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     add_code_commands(commands)
     add_task_commands(commands)
     add_serve_command(commands)
-    add_sweep_command(commands)
     add_weight_commands(commands)
     add_aot_command(commands)
+    add_sweep_command(commands)
     return parser
 
 
