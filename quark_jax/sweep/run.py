@@ -140,7 +140,8 @@ def _record(corpus: Corpus, workdir: Path, point: Point) -> dict[str, Any]:
     if codec.dynamic:
         place = folder / "codec"
         if not (place / "config.json").is_file():  # which is written last
-            codec_at(point, Tokeniser.load(trained), corpus.entries).save(place)
+            trained_codec = Tokeniser.load(trained)
+            codec_at(point, trained_codec, corpus.entries, sweep.listening).save(place)
     tokeniser = Tokeniser.load(place)
     heard = _kept(
         folder / "evaluation.json",

@@ -22,15 +22,17 @@ from quark_jax.training.codec_step import codebook_use
 from quark_jax.training.metrics import read_metrics
 
 _CLIPS = 16  # that a threshold is chosen on
-_HALVINGS = 24  # of the range of thresholds; leaves 1e-7 of it
+_HALVINGS = 16  # of the range of thresholds
 
 
-def codec_at(point: Point, trained: Tokeniser, entries: Sequence[Entry]) -> Tokeniser:
+def codec_at(
+    point: Point, trained: Tokeniser, entries: Sequence[Entry], listening: Listening
+) -> Tokeniser:
     """A codec of dynamic frame rate at the threshold of a point, given or chosen on recordings of
-    split "train"."""
+    split "train" that last as long as those it is judged on."""
     threshold = point.threshold
     if threshold is None:
-        clips = draw(entries, _CLIPS, split="train")
+        clips = draw(entries, _CLIPS, split="train", seconds=listening.seconds, seed=listening.seed)
         rate = trained.config.sample_rate
         threshold = threshold_for(trained, [entry.read(rate) for entry in clips], point.rate)
     dynamic = replace(trained.config.dynamic, threshold=threshold)
