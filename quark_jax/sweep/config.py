@@ -19,7 +19,7 @@ class Point:
     """A codec at one setting. Points of one codec share its training.
 
     Of a codec with a dynamic frame rate, `threshold` is where segments begin; or `rate` is what the
-    threshold is chosen for, in segments a second of recordings of split "train".
+    threshold is chosen for, in segments a second of the clips that the point is judged on.
     """
 
     name: str  # a folder is called so

@@ -21,20 +21,20 @@ from quark_jax.training import lm as lm_training
 from quark_jax.training.codec_step import codebook_use
 from quark_jax.training.metrics import read_metrics
 
-_CLIPS = 16  # that a threshold is chosen on
 _HALVINGS = 16  # of the range of thresholds
 
 
 def codec_at(
     point: Point, trained: Tokeniser, entries: Sequence[Entry], listening: Listening
 ) -> Tokeniser:
-    """A codec of dynamic frame rate at the threshold of a point, given or chosen on recordings of
-    split "train" that last as long as those it is judged on."""
+    """A codec of dynamic frame rate at the threshold of a point, given or chosen on the clips that
+    it is judged on: rates differ much between speakers, and points are to be compared at equal
+    ones."""
     threshold = point.threshold
     if threshold is None:
-        clips = draw(entries, _CLIPS, split="train", seconds=listening.seconds, seed=listening.seed)
         rate = trained.config.sample_rate
-        threshold = threshold_for(trained, [entry.read(rate) for entry in clips], point.rate)
+        waves = [entry.read(rate) for entry in _clips(entries, listening)]
+        threshold = threshold_for(trained, waves, point.rate)
     dynamic = replace(trained.config.dynamic, threshold=threshold)
     config = replace(trained.config, dynamic=dynamic)
     return Tokeniser(HCodec.from_torch(trained.codec.to_torch(), config), trained.features)
@@ -57,14 +57,18 @@ def threshold_for(tokeniser: Tokeniser, waves: Sequence[np.ndarray], rate: float
     return min((low, high), key=lambda threshold: abs(rate_at(threshold) - rate))
 
 
+def _clips(entries: Sequence[Entry], listening: Listening) -> list[Entry]:
+    speech = [entry for entry in entries if entry.domain in ("speech", "")]
+    return draw(speech, listening.clips, seconds=listening.seconds, seed=listening.seed)
+
+
 def evaluated(
     name: str, tokeniser: Tokeniser, entries: Sequence[Entry], listening: Listening
 ) -> dict[str, Any]:
     """Records of held-out clips, with values under `name`, and a line for each missing package."""
     ours = f"H-Codec {tokeniser.config.name}"
-    speech = [entry for entry in entries if entry.domain in ("speech", "")]
     records, missing = evaluate(
-        draw(speech, listening.clips, seconds=listening.seconds, seed=listening.seed),
+        _clips(entries, listening),
         tokeniser.config.sample_rate,
         {name: codecs(tokeniser)[ours]},
         metrics={key: METRICS[key] for key in listening.metrics},
