@@ -3,12 +3,12 @@
     quark sweep --config configs/sweeps/frame_rate.py --workdir runs/frame-rate \
         --config.manifest corpus.jsonl --config.alignments words.ctm
 
-Eleven points of nine codecs that differ in nothing but the frame rate and the number of codebooks
-of a stream. At equal bitrate all have 1.6 kbit/s, at equal codebooks four in each stream. The
-dynamic codecs have 50 frames a second at most, in segments of at most eight; the thresholds are
-those that come to 25, 12.5 and 8 segments a second on the clips that the codecs are judged on.
-Three points of them share one codec with four codebooks; the fourth has eight. It and the first of
-the three have the equal bitrate, but for the lengths of segments.
+Eleven points of nine codecs that differ in the frame rate, in what a rate needs, and in the number
+of codebooks of a stream. At equal bitrate all have 1.6 kbit/s, at equal codebooks four in each
+stream. The dynamic codecs have 50 frames a second at most, in segments of at most eight; the
+thresholds are those that come to 25, 12.5 and 8 segments a second on the clips that the codecs are
+judged on. Three points of them share one codec with four codebooks; the fourth has eight. It and
+the first of the three have the equal bitrate, but for the lengths of segments.
 
 The report goes to runs/frame-rate/report.md and .html. The same command goes on after an
 interruption. What is no list can be set on the command line, as --config.codec.run.steps=7500 or
