@@ -1,5 +1,6 @@
 """The plots of a sweep's report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _figure(width: float, height: float):
 def _metrics(series: Mapping[str, Sequence[str]], points: Points, metrics: Mapping[str, Metric]):
     if not metrics:
         return None
-    columns = min(3, len(metrics))
+    columns = math.ceil(math.sqrt(len(metrics)))
     rows = -(-len(metrics) // columns)
     figure = _figure(3.8 * columns, 2.9 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -166,13 +167,14 @@ def _doublings(axes: Any, label: str, tick: float) -> None:
 
 def _bare(axes: Any) -> None:
     axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     for spine in ("top", "right"):
         axes.spines[spine].set_visible(False)
 
 
 def _legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 4)
+    columns = max(1, int(figure.get_figwidth() // 2.8))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
