@@ -153,19 +153,21 @@ def evaluate(
     rate: int,
     codecs: dict[str, Codec],
     *,
+    metrics: Mapping[str, Metric] = METRICS,
     progress: Callable[[Iterable[Entry]], Iterable[Entry]] = iter,
 ) -> tuple[list[dict], list[str]]:
     """Every metric of every codec on every clip.
 
     Args:
         rate: at which clips are coded and compared, in Hz.
+        metrics: those to compute.
         progress: wraps the iteration over clips (tqdm does).
 
     Returns:
         A record per clip: what it is, `values` by codec and metric (None where one does not apply
         or failed), and `failures` with reasons. And a line for each package that is missing.
     """
-    codecs, metrics = dict(codecs), dict(METRICS)
+    codecs, metrics = dict(codecs), dict(metrics)
     records, missing = [], []
     for entry in progress(entries):
         wave = entry.read(rate)

@@ -168,9 +168,10 @@ def write(
     samples: int = 0,
 ) -> None:
     """Write a report, beside it its facts as JSON and a page with plots of the `records`, and the
-    first `samples` of what lies in the folder of its name; print the report."""
+    first `samples` of what lies in the folder of its name; print the report. Pictures that it names
+    are in its folder."""
     headings = {key: metric.heading for key, metric in metrics.items()}
-    shown = html.page(text, records, headings, out.with_suffix(""), samples)
+    shown = html.page(text, records, headings, out.with_suffix(""), samples, out.parent)
     with replacing(out.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
     with replacing(out.with_suffix(".html")) as beside:
