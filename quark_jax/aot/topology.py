@@ -25,7 +25,8 @@ _QUIET = {
 
 def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     """Devices that programs can be compiled for and not run on: those of the topology `name`, such
-    as "v5e:16x16" or "v5p:8x8x8", chips along each side of one slice, `slices` times.
+    as "v5e:16x16" or "v5p:8x8x8", chips along each side of one slice, `slices` times. Cloud TPU
+    names v4 and v5p by cores, two to a chip: v5p-512 is "v5p:4x8x8".
 
     Raises UserError where there is no such topology, and MissingPackage without the compiler
     (the package libtpu).
