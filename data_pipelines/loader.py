@@ -203,13 +203,8 @@ def codec_batches(
         made_with["weights"] = weights and dict(weights)
         items = _random_cuts(cutters, [weight for _, weight in domains], seed, peak)
     else:
-        cutters = [cutter := Cutter(entries, rate=rate, samples=samples)]
-        with ThreadPoolExecutor() as pool:
-            audible = pool.map(lambda entry: cutter.read(entry) is not None, cutter.entries)
-            usable = list(compress(cutter.entries, audible))
-        items = grain.MapDataset.source(usable).map(
-            lambda entry: fit(cutter.read(entry), cutter.samples)
-        )
+        cutters = [Cutter(entries, rate=rate, samples=samples)]
+        items = _starts(cutters[0])
     return make_batches(
         [(items, 1.0)],
         batch_size=batch_size,
@@ -218,6 +213,16 @@ def codec_batches(
         drop_remainder=drop_remainder,
         shard=(shard_index, shard_count),
         num_workers=num_workers,
+    )
+
+
+def _starts(cutter: Cutter) -> grain.MapDataset:
+    """The start of each usable recording, in order."""
+    with ThreadPoolExecutor() as pool:
+        audible = pool.map(lambda entry: cutter.read(entry) is not None, cutter.entries)
+        usable = list(compress(cutter.entries, audible))
+    return grain.MapDataset.source(usable).map(
+        lambda entry: fit(cutter.read(entry), cutter.samples)
     )
 
 

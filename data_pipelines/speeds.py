@@ -8,6 +8,7 @@ that is written beside the old one, where several are taken.
 """
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -51,7 +52,7 @@ def at_other_speeds(
         UserError: for a speed that is not positive, or is 1; where there is no speech of the split,
             or the folder cannot be written to.
     """
-    if wrong := [speed for speed in speeds if speed <= 0 or speed == 1]:
+    if wrong := [speed for speed in speeds if not 0 < speed < math.inf or speed == 1]:
         raise UserError(f"speed {wrong[0]:g}: give positive factors other than 1, as 0.9 1.1")
     chosen = [e for e in entries if e.domain in ("speech", "") and e.split == split]
     if not chosen:
@@ -78,7 +79,8 @@ def at_other_speeds(
 def _resampled(entry: Entry, speed: float, folder: Path) -> Entry | str:
     """The recording at `speed`, written to `folder`; or why it cannot be read."""
     name = f"{entry.id}@{speed:g}"
-    path = folder / f"{sha256(name.encode()).hexdigest()[:16]}.flac"
+    source = f"{entry.path}\n{entry.start}\n{entry.frames}\n{speed:g}"
+    path = folder / f"{sha256(source.encode()).hexdigest()[:16]}.flac"
     if not path.exists():
         try:
             rate = entry.rate or audio.info(entry.path).rate

@@ -61,7 +61,21 @@ def _run(program: Sequence[str]) -> None:
     text = yaml.safe_dump(_jobset(program), sort_keys=False, width=100)
     print(text, end="")
     if _APPLY.value:
-        subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True, check=True)
+        _apply(text)
+
+
+def _apply(manifest: str) -> None:
+    try:
+        done = subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            "--apply: kubectl is not installed; install it, or leave --apply"
+        ) from error
+    if done.returncode:
+        raise UserError(
+            f"--apply: kubectl ended with {done.returncode}, and says why above; "
+            "put that right and run the same command again"
+        )
 
 
 def _jobset(program: Sequence[str]) -> dict[str, Any]:

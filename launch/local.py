@@ -37,11 +37,11 @@ def _run(program: Sequence[str]) -> None:
             settings = (f"{name}={shlex.quote(value)}" for name, value in changes.items())
             print(*settings, "python", shlex.join(program))
         return
-    children = [
-        subprocess.Popen([sys.executable, *program], env=os.environ | changes) for changes in jobs
-    ]
+    children: list[subprocess.Popen] = []
     signal.signal(signal.SIGTERM, lambda number, frame: _tell(children, number))
     try:
+        for changes in jobs:
+            children.append(subprocess.Popen([sys.executable, *program], env=os.environ | changes))
         code = _first_failure(children)
     finally:
         _tell(children, signal.SIGKILL)

@@ -21,7 +21,8 @@ cd "$(dirname "$0")/.."
 run=(exec)
 [ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
 
-: "${PROJECT:?}" "${REGION:?}" "${BUCKET:?gs://...}" "${IMAGE:?a container image}"
+: "${PROJECT:?set it, to a project of Google Cloud}" "${REGION:?set it, as us-west4}"
+: "${BUCKET:?set it, as gs://NAME}" "${IMAGE:?set it, to a container image}"
 
 # One process a worker, and one shard at a time, so that the GPU holds the codec once.
 "${run[@]}" python launch/tokenise.py "$@" -- \

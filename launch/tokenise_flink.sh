@@ -21,7 +21,7 @@ cd "$(dirname "$0")/.."
 run=(exec)
 [ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
 
-: "${FLINK:?http://host:8081}" "${IMAGE:?a container image}"
+: "${FLINK:?set it, as http://host:8081}" "${IMAGE:?set it, to a container image}"
 
 "${run[@]}" python launch/tokenise.py "$@" -- \
   --runner=FlinkRunner \

@@ -20,7 +20,8 @@ cd "$(dirname "$0")/.."
 run=(exec)
 [ "${1:-}" != --dry-run ] || { run=(printf "%q ") && shift; }
 
-: "${SPARK:?spark://host:7077}" "${SPARK_REST:?http://host:6066}" "${IMAGE:?a container image}"
+: "${SPARK:?set it, as spark://host:7077}" "${SPARK_REST:?set it, as http://host:6066}"
+: "${IMAGE:?set it, to a container image}"
 
 "${run[@]}" python launch/tokenise.py "$@" -- \
   --runner=SparkRunner \

@@ -28,8 +28,9 @@ cd "$(dirname "$0")/.."
 
 DRY_RUN=
 [ "${1:-}" != --dry-run ] || { DRY_RUN=1 && shift; }
-: "${PROJECT:?}" "${ZONE:?}" "${NAME:?of the slice}" "${TYPE:?v5litepod-256, v5p-512, v6e-256, ...}"
-: "${BUCKET:?gs://...}" "${SLICES:=1}"
+: "${PROJECT:?set it, to a project of Google Cloud}" "${ZONE:?set it, as us-west4-a}"
+: "${NAME:?set it, to a name for the slice}" "${TYPE:?set it, as v5litepod-256, v5p-512, v6e-256}"
+: "${BUCKET:?set it, as gs://NAME}" "${SLICES:=1}"
 place=(--project="$PROJECT" --zone="$ZONE")
 
 case $TYPE in
@@ -37,7 +38,7 @@ case $TYPE in
   v5litepod-*) : "${RUNTIME:=v2-alpha-tpuv5-lite}" ;;
   v5p-*) : "${RUNTIME:=v2-alpha-tpuv5}" ;;
   v6e-*) : "${RUNTIME:=v2-alpha-tpuv6e}" ;;
-  *) : "${RUNTIME:?the image of the machines of $TYPE}" ;;
+  *) : "${RUNTIME:?set it, to the image of the machines of $TYPE}" ;;
 esac
 
 if [ "$SLICES" = 1 ]; then

@@ -21,7 +21,7 @@ def guarded(run: Callable[[], None]) -> int:
     to a scheduler 0 may mean that there is nothing left to do."""
     logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
     try:
-        with _interruptible():
+        with interruptible():
             run()
     except UserError as error:
         print(f"quark: {error}", file=sys.stderr)
@@ -65,11 +65,14 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues = flags.FLAGS
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C counts whenever it comes. JAX gives memory back in a callback of Python's garbage
-    collector; Python drops what is raised in there, so that the signal has to be sent again."""
+def interruptible(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
+    """In here signal `number` raises KeyboardInterrupt, whenever it comes. JAX gives memory back in
+    a callback of Python's garbage collector; Python drops what is raised in there, so that the
+    signal has to be sent again. Only the main thread gets signals; in others this does nothing."""
+    again: threading.Timer | None = None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal again
         while frame is not None and frame.f_code.co_name != "_xla_gc_callback":
             frame = frame.f_back
         if frame is None:
@@ -78,11 +81,13 @@ def _interruptible() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    if threading.current_thread() is not threading.main_thread():  # it gets no signals
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if again is not None:  # what was interrupted has ended
+            again.cancel()
+        signal.signal(number, before)

@@ -2,22 +2,27 @@
 models that the real trainers made (tests/training/small.py)."""
 
 import fcntl
+import gc
 import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 # Where libtpu is installed, to compile for TPUs, JAX would look for TPUs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,7 +43,7 @@ from quark_jax.conditioning import Conditioner, ConditionerConfig, TextConfig
 from quark_jax.encoders import T5Config, T5Encoder
 from quark_jax.encoders.text import t5_table
 from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
-from quark_jax.interop import to_torch, write_state
+from quark_jax.interop import as_shapes, to_torch, write_state
 from quark_jax.interop.published import config_from_published
 from quark_jax.lm import TASKS, LanguageModel
 from quark_jax.pipeline import QuarkAudio
@@ -52,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     should not be long."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_sessionfinish() -> None:
+    """Pytest's last act is to look for garbage in all that JAX has made. Where that takes longer
+    than five seconds, pytest-xdist interrupts it, amid a callback of JAX's."""
+    gc.freeze()
 
 
 def _load(path: Path) -> ModuleType:
@@ -160,6 +171,71 @@ def relative_rms() -> Callable[[np.ndarray, np.ndarray], float]:
     return error
 
 
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """free_port(): one of this machine that nothing listens at."""
+
+    def port() -> int:
+        with socket.socket() as asked:
+            asked.bind(("localhost", 0))
+            return asked.getsockname()[1]
+
+    return port
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """wait_until(moment, process, said): comes back as soon as `moment()` holds; fails, with what
+    `said()` gives, when the process has ended before or takes more than ten minutes."""
+
+    def wait(
+        moment: Callable[[], bool], process: subprocess.Popen, said: Callable[[], str] = str
+    ) -> None:
+        until = time.monotonic() + 600
+        while not moment():
+            assert process.poll() is None and time.monotonic() < until, said()
+            time.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[[Callable[[nnx.Rngs], Any]], Any]:
+    """drawn(make): the module `make(rngs)` with small random weights, which NumPy draws: JAX would
+    compile a program for each shape."""
+
+    def draw(make: Callable[[nnx.Rngs], Any]) -> Any:
+        rng = np.random.default_rng(0)
+
+        def values(path, shape) -> np.ndarray:
+            if "window" in jax.tree_util.keystr(path):
+                return np.hanning(shape.size + 1)[:-1].astype(np.float32)
+            return 0.1 * rng.standard_normal(shape.shape, np.float32)
+
+        graph, shapes = nnx.split(as_shapes(make))
+        return nnx.merge(graph, jax.tree_util.tree_map_with_path(values, shapes))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def save_words() -> Callable[..., None]:
+    """save_words(folder, words, unknown, end): a tokeniser of those words, one of which stands for
+    what it does not know, and one, where it is given, at the end of each text."""
+    return _save_words
+
+
+def _save_words(folder: Path, words: Sequence[str], unknown: str, end: str | None = None) -> None:
+    ids = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if end is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, ids[end])]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 @dataclass(frozen=True)
 class Trainers:
     """Starts tests/training/small.py in processes of their own. They share what they compile."""
@@ -167,17 +243,11 @@ class Trainers:
     folder: Path
 
     def start(self, plan: Sequence[Mapping], *, devices: int = 1) -> subprocess.Popen:
-        changes = {
-            "XLA_FLAGS": " ".join(
-                (os.environ["XLA_FLAGS"], f"--xla_force_host_platform_device_count={devices}")
-            ),
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         with self.log.open("w") as log:
             return subprocess.Popen(
                 [sys.executable, SMALL, json.dumps(plan)],
-                env=os.environ | changes,
+                env=os.environ | self.cache | {"XLA_FLAGS": flags},
                 stdout=log,
                 stderr=log,
             )
@@ -185,6 +255,14 @@ class Trainers:
     def run(self, plan: Sequence[Mapping], *, devices: int = 1) -> None:
         code = self.start(plan, devices=devices).wait()
         assert code == 0, self.log.read_text()
+
+    @property
+    def cache(self) -> dict[str, str]:
+        """The variables by which processes share what they compile."""
+        return {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
 
     @property
     def log(self) -> Path:
@@ -244,9 +322,7 @@ def small_run(trainers, once) -> Path:
 def _text_encoder(folder: Path) -> None:
     """A small T5 of random weights that knows the words of a few instructions."""
     words = ["<pad>", "<unk>", "add", "remove", "keep", "the", "a", "dog", "rain", "barking"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    _save_words(folder, words, "<unk>")
     fields = {"vocab_size": len(words), "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32}
     fields |= {"num_layers": 1, "model_type": "t5"}
     (folder / "config.json").write_text(json.dumps(fields))

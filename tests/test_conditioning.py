@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, T5Config, T5EncoderModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -31,17 +30,8 @@ BERT = {
 WHISPER = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
 
 
-def save_tokeniser(folder):
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 2)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(save_words, tmp_path_factory):
     torch.manual_seed(0)
     made = {}
     for name, network in {
@@ -52,7 +42,7 @@ def folders(tmp_path_factory):
         made[name] = tmp_path_factory.mktemp(name)
         network.save_pretrained(made[name])
         if name != "whisper":
-            save_tokeniser(made[name])
+            save_words(made[name], WORDS, "[UNK]", "</s>")
     return made
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,38 +32,34 @@ sys.exit(guarded(lambda: demo.demo(sys.argv[1], codec_steps=40, lm_steps=20)))
 """
 
 
-def start(workdir: Path) -> subprocess.Popen:
-    cache = {  # the second run compiles nothing that the first one did
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, workdir],
-        env=os.environ | cache,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(workdir: Path, trainers) -> subprocess.Popen:
+    with (workdir.parent / "said").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, workdir],
+            env=os.environ | trainers.cache,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_demo_goes_on_after_an_interruption(tmp_path):
-    workdir = tmp_path / "demo"
-    process = start(workdir)
-    while not any(row["step"] == 20 for row in read_metrics(workdir / "codec")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    time.sleep(1)  # the checkpoint of step 20 follows its row
+def test_the_demo_goes_on_after_an_interruption(trainers, wait_until, tmp_path):
+    workdir, said = tmp_path / "demo", tmp_path / "said"
+    process = start(workdir, trainers)
+    saved = workdir / "codec" / "checkpoints" / "20"
+    wait_until(saved.exists, process, said.read_text)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1].startswith("quark: interrupted") and "Traceback" not in said
+    process.communicate()
+    told = said.read_text()
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1].startswith("quark: interrupted") and "Traceback" not in told
 
-    process = start(workdir)
-    table, said = process.communicate()
-    assert process.returncode == 0, said
-    assert "20/40" in said  # it did not begin again
+    process = start(workdir, trainers)
+    table, _ = process.communicate()
+    assert process.returncode == 0, said.read_text()
+    assert "20/40" in said.read_text()  # it did not begin again
     steps = [row["step"] for row in read_metrics(workdir / "codec") if "loss" in row]
     assert steps == [20, 40]
     check_results(workdir, table)

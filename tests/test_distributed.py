@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +20,16 @@ print(f"process {jax.process_index()} of {jax.process_count()}")
 """
 
 
+SLURM = {
+    **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "node"},
+    **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
+
+
 @pytest.fixture(autouse=True)
 def outside(monkeypatch):
-    for name in (*NAMES, "QUARK_HEARTBEAT_SECONDS", "SLURM_JOB_ID"):
+    others = ("QUARK_HEARTBEAT_SECONDS", "SLURM_JOB_ID", "SLURM_NTASKS", "TPU_SKIP_MDS_QUERY")
+    for name in (*NAMES, *others, "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,32 +53,45 @@ def test_what_is_wrong_is_said(monkeypatch, variables, message):
 
 
 @pytest.mark.parametrize(
-    "variables",
+    ("platforms", "variables", "joined"),
     [
-        {},
-        {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "localhost:1"},
-        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"},  # in a job, but in no step of it
-        {
-            **{"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node"},
-            **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
-        },
+        ("cpu", {}, None),
+        ("cpu", dict(zip(NAMES, ("localhost:1", "1", "0"), strict=True)), None),
+        (
+            "cpu",
+            dict(zip(NAMES, ("localhost:1", "2", "1"), strict=True)),
+            (("localhost:1", 2, 1), {"cluster_detection_method": "deactivate"}),
+        ),
+        ("cpu", {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, None),  # in a job, but no step of it
+        ("cuda", SLURM | {"SLURM_NTASKS": "1"}, None),
+        ("cuda", SLURM | {"SLURM_NTASKS": "2"}, ((), {})),
+        ("tpu,cpu", {}, ((), {})),
+        ("tpu,cpu", {"QUARK_HEARTBEAT_SECONDS": "7"}, ((), {"heartbeat_timeout_seconds": 7})),
+        ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, None),  # nobody there to ask
+        ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, ((), {})),
+        ("cpu", {"TPU_WORKER_HOSTNAMES": "a,b"}, None),
     ],
 )
-def test_a_process_alone_joins_nothing(monkeypatch, variables):
-    def refused(*args, **kwargs):
-        raise AssertionError("joined")
-
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", refused)
+def test_a_process_joins_its_job_and_alone_nothing(monkeypatch, platforms, variables, joined):
+    calls = []
+    jax = SimpleNamespace(
+        config=SimpleNamespace(jax_platforms=platforms),
+        distributed=SimpleNamespace(
+            initialize=lambda *given, **named: calls.append((given, named))
+        ),
+    )
+    monkeypatch.setattr(distributed, "jax", jax)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     distributed.start()
+    assert calls == ([] if joined is None else [joined])
 
 
-def test_pods_of_two_slices_in_gke_find_each_other(tmp_path):
+def test_pods_of_two_slices_in_gke_find_each_other(free_port):
     """By the variables that GKE sets, which JAX reads where it thinks itself on a TPU."""
     variables = {
         "JAX_FORCE_TPU_INIT": "1",
-        "JAX_COORDINATOR_PORT": str(20_000 + os.getpid() % 10_000),
+        "JAX_COORDINATOR_PORT": str(free_port()),
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "MEGASCALE_NUM_SLICES": "2",

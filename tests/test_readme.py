@@ -51,8 +51,6 @@ SHORT = {
     "launch/tokenise.py": "--rounds=1 --seconds=0.6",
     "eval codec": "--clips 1 --seconds-max 3",
     "eval tasks": "--examples 1",
-    "quark_jax.evaluation.codec": "--clips 1 --seconds-max 3",
-    "quark_jax.evaluation.tasks": "--examples 1",
 }
 
 

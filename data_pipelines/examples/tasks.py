@@ -77,11 +77,7 @@ def make_source(
     given: dict[str, Any] = {"rate": rate, "seconds": seconds, "seed": seed, "length": length}
     surroundings = {name: _of_domain(entries, name, split) for name in ("noise", "room")}
     if split is not None:
-        entries = [entry for entry in entries if entry.split == split]
-        if not entries:
-            raise UserError(
-                f"no recordings of split {split!r}; give some lines of the manifest that split"
-            )
+        entries = _of_split(entries, split)
     if task in _OF_CAPTIONS:
         return _OF_CAPTIONS[task](entries, **given)
     if task == "edit":
@@ -105,6 +101,15 @@ def make_source(
     if config is not None:
         given["config"] = config
     return _IN_NOISE[task](speech, noise=surroundings["noise"], **given)
+
+
+def _of_split(entries: Sequence[Entry], split: str) -> list[Entry]:
+    found = [entry for entry in entries if entry.split == split]
+    if not found:
+        raise UserError(
+            f"no recordings of split {split!r}; give some lines of the manifest that split"
+        )
+    return found
 
 
 def _of_domain(entries: Sequence[Entry], domain: str, split: str | None) -> list[Entry]:

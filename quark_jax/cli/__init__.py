@@ -7,7 +7,9 @@ from pathlib import Path
 from quark_jax import __version__
 from quark_jax.cli.aot import add_aot_command
 from quark_jax.cli.codes import add_code_commands
+from quark_jax.cli.eval import add_eval_command
 from quark_jax.cli.serve import add_serve_command
+from quark_jax.cli.sweep import add_sweep_command
 from quark_jax.cli.tasks import add_task_commands
 from quark_jax.cli.weights import add_weight_commands
 from quark_jax.commands import guarded
@@ -42,8 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     add_code_commands(commands)
     add_task_commands(commands)
     add_serve_command(commands)
+    add_eval_command(commands)
     add_weight_commands(commands)
     add_aot_command(commands)
+    add_sweep_command(commands)
     return parser
 
 

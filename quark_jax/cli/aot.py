@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quark_jax.cli.options import check_parent, count, number
+from quark_jax.cli.options import check_parent, config_fields, count, number
 from quark_jax.errors import UserError
 
 if TYPE_CHECKING:  # --help is to be quick
@@ -99,21 +99,11 @@ def _aot(options: argparse.Namespace) -> None:
 
 def _read(config: str, changes: Sequence[str]) -> "LMTraining | CodecTraining":
     """The config of a file, changed as the launchers change it."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    from quark_jax.commands import parse_flags
     from quark_jax.config import from_dict
     from quark_jax.training.codec import CodecTraining
     from quark_jax.training.lm import LMTraining
 
-    values = flags.FlagValues()
-    line = ["quark aot", f"--config={config}", *changes]
-    flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
-    rest = parse_flags(line, values)[1:]
-    if rest:
-        raise UserError(f"{' '.join(rest)}: unknown; see quark aot --help")
-    fields = flag.value.to_dict()
+    fields = config_fields("quark aot", config, changes)
     return from_dict(LMTraining if "lm" in fields else CodecTraining, fields)
 
 

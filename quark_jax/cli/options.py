@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quark_jax.errors import UserError
 
@@ -75,6 +75,23 @@ def model_folder(model: Path) -> Path:
             f"{model}: holds no model; run `quark demo` first, or name a model folder with --model"
         )
     return model
+
+
+def config_fields(command: str, config: str, changes: Sequence[str]) -> dict[str, Any]:
+    """The fields of a config file, `changes` (--config.FIELD=VALUE) made as the launchers make
+    them. `command` is told where one is none."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from quark_jax.commands import parse_flags
+
+    values = flags.FlagValues()
+    line = [command, f"--config={config}", *changes]
+    flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+    rest = parse_flags(line, values)[1:]
+    if rest:
+        raise UserError(f"{' '.join(rest)}: unknown; see {command} --help")
+    return flag.value.to_dict()
 
 
 def sampling_options(command: argparse.ArgumentParser) -> None:

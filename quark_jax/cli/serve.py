@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quark_jax.cli.options import model_folder, model_option, number
+from quark_jax.commands import interruptible
 
 
 def add_serve_command(commands) -> None:
@@ -60,16 +61,15 @@ def _serve(options: argparse.Namespace) -> None:
     gradio()  # that it is missing is told before the model is read
     model = model_folder(options.model)
     service = Service(QuarkAudio.load(model), max_seconds=options.max_seconds)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="quark-serve-") as folder:
-            # What is uploaded and made ends with the server.
-            os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "files")
-            blocks = page(service, Path(folder), name="/".join(model.parts[-2:]))
-            address = launch(blocks, host=options.host, port=options.port, max_mb=options.max_mb)
-            print(f"{address} serves {model}; Ctrl-C ends it", flush=True)
-            with suppress(KeyboardInterrupt):
-                threading.Event().wait()
-            blocks.close(verbose=False)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with (
+        interruptible(signal.SIGTERM),
+        tempfile.TemporaryDirectory(prefix="quark-serve-") as folder,
+    ):
+        # What is uploaded and made ends with the server.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "files")
+        blocks = page(service, Path(folder), name="/".join(model.parts[-2:]))
+        address = launch(blocks, host=options.host, port=options.port, max_mb=options.max_mb)
+        print(f"{address} serves {model}; Ctrl-C ends it", flush=True)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        blocks.close(verbose=False)

@@ -23,6 +23,7 @@ from quark_jax.encoders.transformer import (
 from quark_jax.errors import UserError
 from quark_jax.interop.table import Entry
 from quark_jax.nn import embed, layer_norm, linear, rms_norm
+from quark_jax.nn.placement import batch_split
 
 
 def mean_pool(hidden: jax.Array, mask: jax.Array) -> jax.Array:
@@ -108,6 +109,7 @@ class T5Layer(nnx.Module):
         self.mlp_out = linear(inner, width, axes=("mlp", "embed"), bias=False, **kwargs)
 
     def __call__(self, x: jax.Array, mask=None, bias=None) -> jax.Array:
+        x = batch_split(x)
         x = x + self.attention(self.attention_norm(x), mask, bias)
         y = self.mlp_norm(x)
         if self.mlp_gate is None:
@@ -232,7 +234,7 @@ class BertEncoder(nnx.Module):
                 "takes; shorten it, or tokenise with max_tokens"
             )
         position, segment = self.positions(np.arange(tokens)), self.segments(np.zeros(1, int))
-        states = [self.norm(self.tokens(ids) + segment + position)]
+        states = [self.norm(batch_split(self.tokens(ids) + segment + position))]
         for layer in self.layers:
             states.append(layer(states[-1], _key_mask(mask)))
         return tuple(states)

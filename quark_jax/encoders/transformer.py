@@ -12,6 +12,7 @@ from flax import nnx
 from quark_jax.errors import UserError
 from quark_jax.interop.table import LINEAR, Entry
 from quark_jax.nn import layer_norm, linear
+from quark_jax.nn.placement import batch_split
 
 _ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -106,7 +107,7 @@ class SelfAttention(nnx.Module):
         if bias is not None:
             bias = bias.astype(query.dtype)
         mixed = jax.nn.dot_product_attention(query, key, value, bias, mask, scale=self.scale)
-        return self.out(mixed.reshape(*x.shape[:2], -1))
+        return batch_split(self.out(mixed.reshape(*x.shape[:2], -1)))
 
 
 class Layer(nnx.Module):
@@ -140,9 +141,10 @@ class Layer(nnx.Module):
         self.mlp_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def _mlp(self, x: jax.Array) -> jax.Array:
-        return self.mlp_out(self.activation(self.mlp_in(x)))
+        return batch_split(self.mlp_out(self.activation(self.mlp_in(x))))
 
     def __call__(self, x: jax.Array, mask=None, bias=None) -> jax.Array:
+        x = batch_split(x)
         if self.pre_norm:
             x = x + self.attention(self.attention_norm(x), mask, bias)
             return x + self._mlp(self.mlp_norm(x))

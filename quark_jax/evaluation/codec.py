@@ -1,6 +1,6 @@
 """How well a codec keeps speech, on recordings that it has not seen.
 
-    python -m quark_jax.evaluation.codec --model FOLDER --manifest M.jsonl --out REPORT.md
+    quark eval codec --model FOLDER --manifest M.jsonl --out REPORT.md
 
 codes and decodes clips of held-out speakers and writes a Markdown table of metrics with 95 %
 intervals, beside it a JSON of every clip's values and a page of both, with plots, for the browser.
@@ -8,10 +8,8 @@ Opus and Codec2, at the bitrates they have that are nearest, and the originals a
 table. A metric or codec whose package is missing is a line in the report.
 """
 
-import argparse
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,15 +19,21 @@ from tqdm import tqdm
 
 from data_pipelines import Entry, read_manifest
 from quark_jax import audio
-from quark_jax.commands import guarded
 from quark_jax.errors import MissingPackage, UserError
 from quark_jax.evaluation import classical, quality, report
-from quark_jax.evaluation.metrics import mel_distance, si_sdr, stoi
-from quark_jax.evaluation.report import Metric, measure
+from quark_jax.evaluation.metrics import (
+    codebook_use,
+    log_spectral_distance,
+    mel_distance,
+    si_sdr,
+    stoi,
+)
+from quark_jax.evaluation.report import Asked, Metric, measure
 from quark_jax.hcodec import Tokeniser
 
 SECONDS_MIN, SECONDS_MAX = 2.0, 30.0  # Whisper hears no more
 ORIGINAL = "original"  # a row that is not coded
+RATES = {"bitrate": ("bit/s", 0), "frame_rate": ("frames/s", 2)}  # heading, digits
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,32 @@ class Coded:
     wave: np.ndarray  # [samples], as long as the original
     bits: int | None = None
     frames: int | None = None  # code frames sent; segments, where the frame rate is dynamic
+    codes: Mapping[str, np.ndarray] | None = None  # [frames] of each codebook, by its name
 
 
-def _word_errors(entry: Entry, original: np.ndarray, coded: np.ndarray, rate: int) -> float | None:
-    if entry.language != "en" or not entry.text:
-        return None
-    return quality.word_error_rate(entry.text, coded, rate)
+def words(score: Callable[[str, np.ndarray, int], float]) -> Callable[..., float | None]:
+    """A score of what is heard beside what an entry says, where that is known and English."""
 
+    def value(entry: Entry, original: np.ndarray, coded: np.ndarray, rate: int) -> float | None:
+        known = entry.language == "en" and entry.text
+        return score(entry.text, coded, rate) if known else None
 
-def _words(entry: Entry) -> float:
-    return float(len(quality.normalise_english(entry.text).split()))
+    return value
 
 
 # Of entry, original, coded wave and the rate of both.
+SOUND = {
+    "mel": Metric("mel distance", 3, lambda entry, x, y, rate: mel_distance(x, y, rate)),
+    "stft": Metric(
+        "log-spectral distance", 3, lambda entry, x, y, rate: log_spectral_distance(x, y)
+    ),
+    "si_sdr": Metric("SI-SDR (dB)", 1, lambda entry, x, y, rate: si_sdr(x, y)),
+}
 METRICS = {
     "stoi": Metric("STOI", 3, lambda entry, x, y, rate: stoi(x, y, rate)),
     "pesq_wb": Metric("PESQ-WB", 2, lambda entry, x, y, rate: quality.pesq_wb(x, y, rate)),
-    "mel": Metric("mel distance", 3, lambda entry, x, y, rate: mel_distance(x, y, rate)),
-    "si_sdr": Metric("SI-SDR (dB)", 1, lambda entry, x, y, rate: si_sdr(x, y)),
+    "visqol": Metric("ViSQOL", 2, lambda entry, x, y, rate: quality.visqol(x, y, rate)),
+    **SOUND,
     "dnsmos": Metric(
         "DNSMOS", 2, lambda entry, x, y, rate: quality.dnsmos(y, rate), needs_reference=False
     ),
@@ -65,7 +77,20 @@ METRICS = {
         3,
         lambda entry, x, y, rate: quality.speaker_similarity(x, y, rate),
     ),
-    "wer": Metric("WER (en)", 3, _word_errors, needs_reference=False, weight=_words),
+    "wer": Metric(
+        "WER (en)",
+        3,
+        words(lambda text, wave, rate: quality.word_error_rate(text, wave, rate)),
+        needs_reference=False,
+        weight=lambda entry: float(len(quality.normalise_english(entry.text).split())),
+    ),
+    "cer": Metric(
+        "CER (en)",
+        3,
+        words(lambda text, wave, rate: quality.character_error_rate(text, wave, rate)),
+        needs_reference=False,
+        weight=lambda entry: float(len(quality.normalise_english(entry.text))),
+    ),
 }
 
 Codec = Callable[[np.ndarray, int], Coded]
@@ -115,7 +140,7 @@ def codecs(tokeniser: Tokeniser, threshold: float | None = None) -> dict[str, Co
     ours = f"H-Codec {config.name}" + ("" if threshold is None else f", threshold {threshold:g}")
     return {
         ORIGINAL: lambda wave, rate: Coded(wave),
-        ours: partial(_ours, tokeniser, threshold),
+        ours: partial(code, tokeniser, threshold),
         f"Opus, {classical.OPUS_FLOOR} bit/s asked": lambda wave, rate: Coded(
             *classical.opus(wave, rate)
         ),
@@ -128,19 +153,21 @@ def evaluate(
     rate: int,
     codecs: dict[str, Codec],
     *,
+    metrics: Mapping[str, Metric] = METRICS,
     progress: Callable[[Iterable[Entry]], Iterable[Entry]] = iter,
 ) -> tuple[list[dict], list[str]]:
     """Every metric of every codec on every clip.
 
     Args:
         rate: at which clips are coded and compared, in Hz.
+        metrics: those to compute.
         progress: wraps the iteration over clips (tqdm does).
 
     Returns:
         A record per clip: what it is, `values` by codec and metric (None where one does not apply
         or failed), and `failures` with reasons. And a line for each package that is missing.
     """
-    codecs, metrics = dict(codecs), dict(METRICS)
+    codecs, metrics = dict(codecs), dict(metrics)
     records, missing = [], []
     for entry in progress(entries):
         wave = entry.read(rate)
@@ -161,29 +188,71 @@ def evaluate(
                 del codecs[name]
                 missing.append(f"{name}: {error}")
                 continue
-            record["values"][name] = {
-                "bitrate": None if coded.bits is None else coded.bits / seconds,
-                "frame_rate": None if coded.frames is None else coded.frames / seconds,
-            }
+            note(record, name, coded, seconds)
             judged = entry, wave, coded.wave, rate
             missing += measure(record, name, metrics, *judged, reference=name == ORIGINAL)
         records.append(record)
     return records, missing
 
 
-def table(records: Sequence[dict], seed: int = 0) -> str:
+def note(record: dict, row: str, coded: Coded, seconds: float) -> None:
+    """What was sent of a clip, into its record: rates as values of the row; how often each code was
+    sent, by codebook, as "codes"."""
+    record["values"][row] = {
+        "bitrate": None if coded.bits is None else coded.bits / seconds,
+        "frame_rate": None if coded.frames is None else coded.frames / seconds,
+    }
+    if coded.codes is not None:
+        record["codes"] = {
+            name: [part.tolist() for part in np.unique(codes, return_counts=True)]
+            for name, codes in coded.codes.items()
+        }
+
+
+def table(records: Sequence[dict], seed: int = 0, metrics: Mapping[str, Metric] = METRICS) -> str:
     """`report.table` of the codecs, with bitrate and frame rate, totals over the total time."""
-    rates = {"bitrate": ("bit/s", 0), "frame_rate": ("frames/s", 2)}
-    return report.table(records, METRICS, rows="codec", rates=rates, seed=seed)
+    return report.table(records, metrics, rows="codec", rates=RATES, seed=seed)
 
 
-def _ours(tokeniser: Tokeniser, threshold: float | None, wave: np.ndarray, rate: int) -> Coded:
+def codebooks(records: Iterable[dict], size: int) -> dict[str, dict[str, float]]:
+    """Of each codebook of `size` codes, over all `records`: the share "in_use", and "perplexity"
+    (`codebook_use`)."""
+    counts: dict[str, np.ndarray] = {}
+    for record in records:
+        for name, (codes, times) in record.get("codes", {}).items():
+            counts.setdefault(name, np.zeros(size))[codes] += times
+    return {
+        name: dict(zip(("in_use", "perplexity"), codebook_use(sent), strict=True))
+        for name, sent in counts.items()
+    }
+
+
+def codebook_table(used: Mapping[str, Mapping[str, float]], size: int) -> list[str]:
+    """Lines of Markdown on what `codebooks` found."""
+    if not used:
+        return []
+    lines = [f"| codebook of {size} | in use | perplexity |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {values['in_use']:.1%} | {values['perplexity']:.1f} |"
+        for name, values in used.items()
+    ]
+    return ["", *lines]
+
+
+def code(tokeniser: Tokeniser, threshold: float | None, wave: np.ndarray, rate: int) -> Coded:
+    """A wave as our codec gives it back, and what it sent."""
     file = tokeniser.encode(wave, rate, threshold=threshold)
-    codes, groups = file.codes, file.codes.acoustic.shape[-1]
-    bits = (codes.acoustic.size + codes.semantic.size) * (file.codebook_size - 1).bit_length()
-    if codes.lengths is not None:
+    sent, groups = file.codes, file.codes.acoustic.shape[-1]
+    bits = (sent.acoustic.size + sent.semantic.size) * (file.codebook_size - 1).bit_length()
+    if sent.lengths is not None:
         bits += groups * (file.longest - 1).bit_length()
-    return Coded(tokeniser.decode(file)[0], bits, groups)
+    streams = {"acoustic": sent.acoustic, "semantic": sent.semantic}
+    codes = {
+        f"{name} {number}": np.asarray(row)
+        for name, stream in streams.items()
+        for number, row in enumerate(stream.reshape(-1, groups), 1)
+    }
+    return Coded(tokeniser.decode(file)[0], bits, groups, codes)
 
 
 def _seconds(entry: Entry) -> float:
@@ -193,28 +262,90 @@ def _seconds(entry: Entry) -> float:
     return found.seconds if entry.frames is None else entry.frames / found.rate
 
 
+def write_report(
+    model: Path,
+    asked: Asked,
+    out: Path,
+    *,
+    seconds: tuple[float, float] = (SECONDS_MIN, SECONDS_MAX),
+    threshold: float | None = None,
+) -> None:
+    """Evaluate the codec in the folder `model`, its own or that of a whole system, and write the
+    report `out`, which is printed.
+
+    Args:
+        seconds: least and most of a recording.
+        threshold: of a codec with a dynamic frame rate; None for its own.
+
+    Raises:
+        UserError: where the model, the manifest or `out` cannot be used.
+    """
+    report.check(out)
+    tokeniser = load_codec(model)
+    entries = draw(
+        read_manifest(asked.manifest),
+        asked.count,
+        split=asked.split,
+        language=asked.language,
+        with_text=asked.with_text,
+        seconds=seconds,
+        seed=asked.seed,
+    )
+    records, missing = evaluate(
+        entries,
+        tokeniser.config.sample_rate,
+        codecs(tokeniser, threshold),
+        progress=lambda clips: tqdm(clips, desc="evaluating", unit="clip"),
+    )
+    size = tokeniser.config.quantiser.codebook_size
+    used = codebooks(records, size)
+    for record in records:
+        record.pop("codes", None)
+    facts = {
+        "codec": tokeniser.config.name,
+        "weights": tokeniser.weights_hash,
+        **asked.facts(),
+        "seconds": seconds,
+        "threshold": threshold,
+        "codebooks": used,
+        "missing": missing,
+        "clips": records,
+    }
+    text = _report(entries, records, missing, tokeniser, asked, seconds, codebook_table(used, size))
+    report.write(out, text, facts, records, METRICS)
+
+
+def load_codec(folder: Path) -> Tokeniser:
+    """The codec in `folder`, or in that of a whole system. Raises UserError."""
+    if not (folder / "config.json").exists():
+        folder = folder / "codec"
+    return Tokeniser.load(folder)
+
+
 def _report(
     entries: Sequence[Entry],
     records: Sequence[dict],
     missing: Sequence[str],
     tokeniser: Tokeniser,
-    options: argparse.Namespace,
+    asked: Asked,
+    lengths: tuple[float, float],
+    used: Sequence[str],
 ) -> str:
     config = tokeniser.config
     seconds = sum(record["seconds"] for record in records)
     speakers = len({entry.speaker for entry in entries})
-    only = f"in language {options.language!r} " if options.language else ""
-    only += "whose words are known " if options.with_text else ""
-    short = f" of {options.clips} asked for" if len(entries) < options.clips else ""
+    only = f"in language {asked.language!r} " if asked.language else ""
+    only += "whose words are known " if asked.with_text else ""
+    short = f" of {asked.count} asked for" if len(entries) < asked.count else ""
     lines = [
         f"# Codec H-Codec {config.name}, weights {tokeniser.weights_hash}",
         "",
         f"{len(entries)} clips{short}, {seconds:.0f} s, of {speakers} speakers, drawn by seed "
-        f"{options.seed} from the recordings of split {options.split!r} in "
-        f"{options.manifest.name} {only}that last {options.seconds_min:g} to "
-        f"{options.seconds_max:g} s.",
+        f"{asked.seed} from the recordings of split {asked.split!r} in "
+        f"{asked.manifest.name} {only}that last {lengths[0]:g} to {lengths[1]:g} s.",
         "",
-        table(records, options.seed),
+        table(records, asked.seed),
+        *used,
         "",
         "Means over clips, in brackets 95 % intervals (bootstrap over clips); word errors are "
         "totals over all words, rates totals over all seconds. Every codec is compared with the "
@@ -226,61 +357,3 @@ def _report(
         lines += ["", "No WER: no clip is marked as English (`language` en) and has its text."]
     lines += report.remarks(records, missing)
     return "\n".join(lines) + "\n"
-
-
-def _run(options: argparse.Namespace) -> None:
-    out, lengths = report.checked(options.out), (options.seconds_min, options.seconds_max)
-    folder = options.model
-    if not (folder / "config.json").exists():
-        folder = folder / "codec"  # of a whole system
-    tokeniser = Tokeniser.load(folder)
-    entries = draw(
-        read_manifest(options.manifest),
-        options.clips,
-        split=options.split,
-        language=options.language,
-        with_text=options.with_text,
-        seconds=lengths,
-        seed=options.seed,
-    )
-    records, missing = evaluate(
-        entries,
-        tokeniser.config.sample_rate,
-        codecs(tokeniser, options.threshold),
-        progress=lambda clips: tqdm(clips, desc="evaluating", unit="clip"),
-    )
-    facts = {
-        "codec": tokeniser.config.name,
-        "weights": tokeniser.weights_hash,
-        "manifest": options.manifest.name,
-        "split": options.split,
-        "language": options.language,
-        "with_text": options.with_text,
-        "seconds": lengths,
-        "seed": options.seed,
-        "threshold": options.threshold,
-        "missing": missing,
-        "clips": records,
-    }
-    text = _report(entries, records, missing, tokeniser, options)
-    report.write(out, text, facts, records, METRICS)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code. Bad input is one line on stderr and code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m quark_jax.evaluation.codec",
-        description="Measure how well a codec keeps recordings that it has not seen.",
-    )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a codec or a system")
-    report.add_options(parser)
-    parser.add_argument("--clips", type=report.positive, default=50, help="at most (default: 50)")
-    parser.add_argument("--seconds-min", type=float, default=SECONDS_MIN, help="(default: 2)")
-    parser.add_argument("--seconds-max", type=float, default=SECONDS_MAX, help="(default: 30)")
-    parser.add_argument("--threshold", type=float, help="of a codec with a dynamic frame rate")
-    options = parser.parse_args(arguments)
-    return guarded(lambda: _run(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

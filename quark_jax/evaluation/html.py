@@ -19,6 +19,7 @@ _MARKUP = (  # of a line of Markdown, in this order
     (re.compile(r"`([^`]+)`"), r"<code>\1</code>"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"<b>\1</b>"),
 )
+_PICTURE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)")
 _SOUND = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 _STYLE = """
 :root {color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #5457d6}
@@ -50,18 +51,21 @@ def page(
     headings: Mapping[str, str],
     samples: Path | None = None,
     count: int = 0,
+    pictures: Path | None = None,
 ) -> str:
     """The page of a report.
 
     Args:
-        text: the report in Markdown: headings, paragraphs, tables, lists.
+        text: the report in Markdown: headings, paragraphs, tables, lists, pictures.
         records: of the clips, as `report.measure` fills them; a plot shows each metric's values.
         headings: of the metrics to plot, by key.
         samples: folder of `NUMBER-ROW.flac`, rows of the clip of that number.
         count: how many clips of `samples` to show, from the first on.
+        pictures: folder of the PNGs that the text names, a paragraph `![what it shows](NAME.png)`
+            each.
     """
     title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), "Report")
-    parts = [_markdown(text)]
+    parts = [_markdown(text, pictures)]
     plots = (_plot(records, key, heading) for key, heading in headings.items())
     if drawn := "\n".join(filter(None, plots)):
         told = "<p>Dots are clips, diamonds their plain means.</p>"
@@ -78,7 +82,7 @@ def page(
     )
 
 
-def _markdown(text: str) -> str:
+def _markdown(text: str, pictures: Path | None) -> str:
     """What our reports use of Markdown, as HTML; whatever it says stays text."""
     blocks = []
     for block in re.split(r"\n\s*\n", text.strip()):
@@ -88,12 +92,23 @@ def _markdown(text: str) -> str:
             blocks.append(f"<h{level}>{_inline(lines[0].lstrip('# '))}</h{level}>")
         elif lines[0].startswith("|"):
             blocks.append(_table(lines))
+        elif pictures is not None and (shown := _PICTURE.fullmatch(block.strip())):
+            blocks.append(_picture(pictures / shown[2], shown[1]))
         elif lines[0].startswith("- "):
             items = re.split(r"^- ", block, flags=re.MULTILINE)[1:]
             blocks.append("<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in items) + "</ul>")
         else:
             blocks.append(f"<p>{_inline(' '.join(lines))}</p>")
     return "\n".join(blocks)
+
+
+def _picture(path: Path, shown: str) -> str:
+    label = html.escape(shown)
+    return f'<figure><img alt="{label}" src="{_png(path.read_bytes())}"></figure>'
+
+
+def _png(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _inline(text: str) -> str:
@@ -176,6 +191,8 @@ def _samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
     for number, files in sorted(clips.items()):
         record = records[number]
         rows = {row: audio.read(files[row]) for row in record["values"] if row in files}
+        if not rows:  # files of the folder that are not ours
+            continue
         levels = {row: _levels(wave) for row, (wave, _) in rows.items()}
         top = max(float(level.max()) for level in levels.values())
         figures = [
@@ -206,7 +223,7 @@ def _spectrogram(levels: np.ndarray, top: float) -> str:
 
     written = io.BytesIO()
     imsave(written, levels, vmin=top - 80, vmax=top, cmap="magma", origin="lower", format="png")
-    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return _png(written.getvalue())
 
 
 def _sound(path: Path) -> str:

@@ -1,10 +1,13 @@
 """Intrusive metrics: pure functions of a reference and an estimate, NumPy [samples] each.
 
 Every one raises `UserError` if the two differ in length, hold NaN or infinite samples, or are too
-short for it; `si_sdr` and `stoi`, which mean nothing there, also if one of the two is silent.
+short for it; `sdr`, `si_sdr` and `stoi`, which mean nothing there, also if one of the two is silent
+(`sdr`: the reference).
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from itertools import permutations
 
 import numpy as np
 import pystoi
@@ -30,6 +33,52 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     kept, lost = np.sum(target**2), np.sum((target - estimate) ** 2)
     with np.errstate(divide="ignore"):
         return float(10 * (np.log10(kept) - np.log10(lost)))
+
+
+def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Signal-to-distortion ratio in dB, 10 log10(|s|^2 / |s - x|^2), s the reference and x the
+    estimate: no scale and no filter is allowed for. So SDR is computed in language-queried
+    separation (AudioSep, arXiv 2308.05037); BSS Eval's is another. Infinite for a perfect estimate.
+    """
+    reference, estimate = check_pair(reference, estimate, shortest=1)
+    check_wave("reference", reference, shortest=1, sound=True)
+    with np.errstate(divide="ignore"):
+        lost = np.log10(np.sum((reference - estimate) ** 2))
+        return float(10 * (np.log10(np.sum(reference**2)) - lost))
+
+
+def best_permutation(
+    references: Sequence[np.ndarray],
+    estimates: Sequence[np.ndarray],
+    score: Callable[[np.ndarray, np.ndarray], float] = si_sdr,
+) -> tuple[tuple[int, ...], float]:
+    """Which estimate belongs to which reference, where a separation says nothing of it.
+
+    Args:
+        references, estimates: as many of the one as of the other.
+        score: of a reference and an estimate, higher is better.
+
+    Returns:
+        For each reference the number of its estimate, in the order whose mean score is the highest
+        (of Kolbaek et al. 2017, arXiv 1703.06284); and that mean.
+    """
+    if len(references) != len(estimates):
+        raise UserError(
+            f"estimates: {len(estimates)} of {len(references)} references; give one for each"
+        )
+    scores = np.array([[score(one, other) for other in estimates] for one in references])
+    rows = np.arange(len(references))
+    means = {order: float(np.mean(scores[rows, order])) for order in permutations(rows.tolist())}
+    best = max(means, key=means.__getitem__)
+    return best, means[best]
+
+
+def codebook_use(counts: np.ndarray) -> tuple[float, float]:
+    """How much of a codebook is in use, from how often each of its codes was sent [codes]: the
+    share that was sent at all, and the perplexity, exp of the entropy in nats: as many codes,
+    equally often, would carry as much."""
+    sent = counts[counts > 0] / counts.sum()
+    return len(sent) / len(counts), float(np.exp(-np.sum(sent * np.log(sent))))
 
 
 def mel_distance(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:

@@ -1,9 +1,8 @@
 """Metrics of many clips in one table with intervals, and the files of a report."""
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,29 @@ from quark_jax.evaluation import html
 from quark_jax.files import replacing
 
 _RESAMPLES = 2000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which recordings of a manifest a report is of.
+
+    Attributes:
+        count: at most so many.
+        language: of the speech, as the manifest has it; None for any.
+        with_text: only speech whose words are known.
+        seed: of everything random.
+    """
+
+    manifest: Path
+    count: int = 50
+    split: str = "heldout"
+    language: str | None = None
+    with_text: bool = False
+    seed: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """For the JSON of a report."""
+        return asdict(self) | {"manifest": self.manifest.name}
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,14 @@ def table(
     return "\n".join(lines)
 
 
+def mean(
+    records: Sequence[Mapping[str, Any]], row: str, key: str, metric: bool = True
+) -> float | None:
+    """What `table` has of a row in the column `key`, a `metric` or a rate; None where nothing."""
+    values, weights = _column(records, row, key, metric)
+    return float(np.average(values, weights=weights)) if values.size else None
+
+
 def remarks(records: Iterable[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
     """Lines on what is not in the table, and why."""
     failures = [f"{r['id']}: {failure}" for r in records for failure in r["failures"]]
@@ -120,13 +150,12 @@ def remarks(records: Iterable[Mapping[str, Any]], missing: Sequence[str]) -> lis
     return lines
 
 
-def checked(out: Path) -> Path:
-    """`out`, if a report can be written there. Raises UserError."""
+def check(out: Path) -> None:
+    """Raises UserError where no report can be written to `out`."""
     if out.suffix != ".md":
         raise UserError(f"--out {out}: end it in .md; the JSON and the page go beside it")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist; create it first")
-    return out
 
 
 def write(
@@ -139,9 +168,10 @@ def write(
     samples: int = 0,
 ) -> None:
     """Write a report, beside it its facts as JSON and a page with plots of the `records`, and the
-    first `samples` of what lies in the folder of its name; print the report."""
+    first `samples` of what lies in the folder of its name; print the report. Pictures that it names
+    are in its folder."""
     headings = {key: metric.heading for key, metric in metrics.items()}
-    shown = html.page(text, records, headings, out.with_suffix(""), samples)
+    shown = html.page(text, records, headings, out.with_suffix(""), samples, out.parent)
     with replacing(out.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
     with replacing(out.with_suffix(".html")) as beside:
@@ -149,24 +179,6 @@ def write(
     with replacing(out) as beside:
         beside.write_text(text)
     print(text)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every report is asked with: of which recordings it is, and where it goes."""
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the report, .md")
-    parser.add_argument("--split", default="heldout", help="(default: heldout)")
-    parser.add_argument("--language", help="of the speech, as the manifest has it (default: any)")
-    parser.add_argument("--with-text", action="store_true", help="speech whose words are known")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-
-
-def positive(text: str) -> int:
-    """A number of 1 or more, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return value
 
 
 def _column(

@@ -1,6 +1,6 @@
 """How well a trained model does its tasks, on recordings that it has not seen.
 
-    python -m quark_jax.evaluation.tasks --model FOLDER --manifest M.jsonl --task sr --out REPORT.md
+    quark eval tasks --model FOLDER --manifest M.jsonl --task sr --out REPORT.md
 
 makes examples of held-out recordings, as training examples are made, lets the model do the task,
 and writes a Markdown table of metrics with 95 % intervals, beside it a JSON of every example's
@@ -11,10 +11,8 @@ where the task has one). `--samples 4` keeps the audio of the first four example
 a folder beside the report, and on the page to listen to.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,17 @@ from data_pipelines import Entry, read_manifest
 from data_pipelines.examples import Example, make_source
 from data_pipelines.simulation import EXTRACTION, Degradation
 from quark_jax import audio
-from quark_jax.cli.options import chosen_sampling, sampling_options
-from quark_jax.commands import guarded
 from quark_jax.errors import UserError
+from quark_jax.evaluation import clap as clap_models
 from quark_jax.evaluation import quality, report
 from quark_jax.evaluation.codec import draw
-from quark_jax.evaluation.metrics import mel_distance, stoi
+from quark_jax.evaluation.metrics import mel_distance, sdr, si_sdr, stoi
 from quark_jax.evaluation.pictures import compare
-from quark_jax.evaluation.report import Metric, measure
+from quark_jax.evaluation.report import Asked, Metric, measure
 from quark_jax.lm import Sampling, task
 from quark_jax.pipeline import SAMPLING, Progress, QuarkAudio
 from quark_jax.windows import INPUT_RATE, Job, fit
 
-EVALUATED = ("sr", "tse", "rtse", "lass", "edit")  # tasks that have a target to compare with
 INPUT, MODEL, CODEC, TARGET = "input", "model", "codec", "target"  # rows
 _VOICES = ("tse", "rtse")  # tasks in which two voices compete
 
@@ -62,6 +58,10 @@ def _word_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
     return quality.word_error_rate(clip.text, wave, rate) if clip.text else None
 
 
+def _character_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
+    return quality.character_error_rate(clip.text, wave, rate) if clip.text else None
+
+
 def _similarity(clip: Clip, wave: np.ndarray, rate: int) -> float:
     voice = clip.example.target if clip.wanted is None else clip.wanted
     return quality.speaker_similarity(voice, wave, rate)
@@ -79,7 +79,11 @@ _SPEECH = {
     "dnsmos": Metric(
         "DNSMOS", 2, lambda clip, y, rate: quality.dnsmos(y, rate), needs_reference=False
     ),
+    "plcmos": Metric(
+        "PLCMOS", 2, lambda clip, y, rate: quality.plcmos(y, rate), needs_reference=False
+    ),
     "stoi": Metric("STOI", 3, lambda clip, y, rate: stoi(clip.example.target, y, rate)),
+    "si_sdr": Metric("SI-SDR (dB)", 1, lambda clip, y, rate: si_sdr(clip.example.target, y)),
     "similarity": Metric("speaker similarity", 3, _similarity),
     "nearer": Metric("nearer to the wanted voice", 2, _nearer, needs_reference=False),
     "wer": Metric(
@@ -89,7 +93,15 @@ _SPEECH = {
         needs_reference=False,
         weight=lambda clip: float(len(quality.normalise_english(clip.text).split())),
     ),
+    "cer": Metric(
+        "CER (en)",
+        3,
+        _character_errors,
+        needs_reference=False,
+        weight=lambda clip: float(len(quality.normalise_english(clip.text))),
+    ),
 }
+_SOUND = {"sdr": Metric("SDR (dB)", 1, lambda clip, y, rate: sdr(clip.example.target, y))}
 _ANY = {
     "mel": Metric(
         "mel distance", 3, lambda clip, y, rate: mel_distance(clip.example.target, y, rate)
@@ -97,9 +109,18 @@ _ANY = {
 }
 
 
-def metrics_of(name: str) -> dict[str, Metric]:
-    """The columns of a task: quality, intelligibility and voice are asked of speech."""
-    return dict(_ANY) if task(name).caption else _SPEECH | _ANY
+def metrics_of(name: str, clap: Path | None = None) -> dict[str, Metric]:
+    """The columns of a task: quality, intelligibility and voice are asked of speech. With the
+    folder of a CLAP model, of lass also how well a result fits the words."""
+    if not task(name).caption:
+        return _SPEECH | _ANY
+    if clap is None or name != "lass":
+        return _SOUND | _ANY
+
+    def fits(clip: Clip, wave: np.ndarray, rate: int) -> float:
+        return clap_models.loaded(clap).similarity(clip.example.caption, wave, rate)
+
+    return _SOUND | _ANY | {"clap": Metric("CLAP", 3, fits, needs_reference=False)}
 
 
 def clips(
@@ -190,6 +211,7 @@ def evaluate(
     seed: int = 0,
     sampling: Sampling = SAMPLING,
     batch: int = 8,
+    clap: Path | None = None,
     progress: Progress = iter,
     done: Callable[[int, Clip, Mapping[str, np.ndarray]], None] = lambda number, clip, waves: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -197,6 +219,7 @@ def evaluate(
 
     Args:
         seed, sampling, batch: as of `QuarkAudio`'s tasks.
+        clap: as of `metrics_of`.
         progress: wraps the iteration over clips (tqdm does).
         done: is told the number of each clip, the clip, and the waves of the rows by name, float32
             [samples] at the codec's rate.
@@ -209,7 +232,7 @@ def evaluate(
         UserError: where the model was not trained on the task.
     """
     rate = quark.tokeniser.config.sample_rate
-    metrics, records, missing = metrics_of(name), [], []
+    metrics, records, missing = metrics_of(name, clap), [], []
     jobs = (_job(quark, name, clip, seed) for clip in clips)
     results = quark.run(jobs, sampling=sampling, batch=batch)
     for number, (job, (wave,)) in enumerate(progress(results)):
@@ -263,89 +286,98 @@ def _keep(folder: Path, rate: int, count: int) -> Callable[..., None]:
     return keep
 
 
-def _report(records: Sequence[Mapping], missing: Sequence[str], options: argparse.Namespace) -> str:
-    seconds = sum(record["seconds"] for record in records)
-    degraded = "as in training"
-    if options.snr and not task(options.task).caption:
-        degraded = "with noise of {:g} to {:g} dB alone".format(*options.snr)
-    lines = [
-        f"# Task {options.task}, {task(options.task).title}",
-        "",
-        f"{len(records)} examples, {seconds:.0f} s, of split {options.split!r} in "
-        f"{options.manifest.name}, made {degraded}, drawn by seed {options.seed}; codes drawn at "
-        f"temperature {options.temperature:g}, top-k {options.top_k}, top-p {options.top_p:g}, "
-        f"guidance {options.guidance:g}.",
-        "",
-        report.table(records, metrics_of(options.task), rows="", seed=options.seed),
-        "",
-        "`input` is left as it is; `codec` is the target coded and decoded, the most that a model "
-        "over this codec can reach. Means over examples, in brackets 95 % intervals (bootstrap "
-        "over examples); word errors are totals over all words. Results are cut, or filled with "
-        "silence, to the length of the target.",
-        *report.remarks(records, missing),
-    ]
-    return "\n".join(lines) + "\n"
+def write_report(
+    model: Path,
+    name: str,
+    asked: Asked,
+    out: Path,
+    *,
+    snr_db: tuple[float, float] | None = None,
+    samples: int = 0,
+    sampling: Sampling = SAMPLING,
+    clap: Path | None = None,
+) -> None:
+    """Evaluate the model in the folder `model` at the task `name` and write the report `out`,
+    which is printed.
 
+    Args:
+        snr_db: as of `clips`.
+        samples: examples of which audio and pictures are kept.
+        sampling: how codes are drawn.
+        clap: as of `metrics_of`.
 
-def _run(options: argparse.Namespace) -> None:
-    out = report.checked(options.out)
-    quark = QuarkAudio.load(options.model)
-    quark.check(options.task)
+    Raises:
+        UserError: where the model, the manifest or `out` cannot be used.
+    """
+    report.check(out)
+    if clap is not None and name != "lass":
+        raise UserError(f"clap: results of {name} are not what a text describes; leave it out")
+    quark = QuarkAudio.load(model)
+    quark.check(name)
     rate = quark.tokeniser.config.sample_rate
     drawn = clips(
-        options.task,
-        read_manifest(options.manifest),
-        options.examples,
+        name,
+        read_manifest(asked.manifest),
+        asked.count,
         rate=rate,
         seconds=quark.seconds,
-        split=options.split,
-        language=options.language,
-        with_text=options.with_text,
-        snr_db=options.snr,
-        seed=options.seed,
+        split=asked.split,
+        language=asked.language,
+        with_text=asked.with_text,
+        snr_db=snr_db,
+        seed=asked.seed,
     )
     records, missing = evaluate(
         quark,
-        options.task,
+        name,
         drawn,
-        seed=options.seed,
-        sampling=chosen_sampling(options, task(options.task)),
+        seed=asked.seed,
+        sampling=sampling,
+        clap=clap,
         progress=lambda results: tqdm(results, "evaluating", len(drawn), unit="example"),
-        done=_keep(out.with_suffix(""), rate, options.samples),
+        done=_keep(out.with_suffix(""), rate, samples),
     )
-    asked = ("task", "split", "language", "with_text", "snr", "seed")
-    asked += ("temperature", "top_k", "top_p", "guidance")
-    facts = {name: getattr(options, name) for name in asked}
-    facts |= {"codec": quark.tokeniser.weights_hash, "manifest": options.manifest.name}
-    facts |= {"missing": missing, "examples": records}
-    report.write(
-        out,
-        _report(records, missing, options),
-        facts,
-        records,
-        metrics_of(options.task),
-        samples=options.samples,
-    )
+    facts = {
+        "task": name,
+        **asked.facts(),
+        "snr": snr_db,
+        "sampling": asdict(sampling),
+        "codec": quark.tokeniser.weights_hash,
+        "missing": missing,
+        "examples": records,
+    }
+    metrics = metrics_of(name, clap)
+    text = _report(name, records, missing, asked, snr_db, sampling, metrics)
+    report.write(out, text, facts, records, metrics, samples=samples)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code. Bad input is one line on stderr and code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m quark_jax.evaluation.tasks",
-        description="Measure how well a model does a task on recordings that it has not seen.",
-    )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
-    report.add_options(parser)
-    parser.add_argument("--task", required=True, choices=EVALUATED)
-    parser.add_argument(
-        "--examples", type=report.positive, default=50, help="at most (default: 50)"
-    )
-    parser.add_argument("--snr", type=float, nargs=2, help="least and most dB of noise alone")
-    parser.add_argument("--samples", type=int, default=0, help="examples to keep (default: 0)")
-    sampling_options(parser)
-    options = parser.parse_args(arguments)
-    return guarded(lambda: _run(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _report(
+    name: str,
+    records: Sequence[Mapping],
+    missing: Sequence[str],
+    asked: Asked,
+    snr_db: tuple[float, float] | None,
+    sampling: Sampling,
+    metrics: Mapping[str, Metric],
+) -> str:
+    seconds = sum(record["seconds"] for record in records)
+    degraded = "as in training"
+    if snr_db and not task(name).caption:
+        degraded = "with noise of {:g} to {:g} dB alone".format(*snr_db)
+    lines = [
+        f"# Task {name}, {task(name).title}",
+        "",
+        f"{len(records)} examples, {seconds:.0f} s, of split {asked.split!r} in "
+        f"{asked.manifest.name}, made {degraded}, drawn by seed {asked.seed}; codes drawn at "
+        f"temperature {sampling.temperature:g}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, "
+        f"guidance {sampling.guidance:g}.",
+        "",
+        report.table(records, metrics, rows="", seed=asked.seed),
+        "",
+        "`input` is left as it is; `codec` is the target coded and decoded, the most that a model "
+        "over this codec can reach. Means over examples, in brackets 95 % intervals (bootstrap "
+        "over examples); errors of words and characters are totals over all of them. Results are "
+        "cut, or filled with silence, to the length of the target.",
+        *report.remarks(records, missing),
+    ]
+    return "\n".join(lines) + "\n"

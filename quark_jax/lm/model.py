@@ -181,11 +181,6 @@ class LMLoss:
     codes: jax.Array
 
     @property
-    def cross_entropy(self) -> jax.Array:
-        """Mean cross-entropy of each head [heads], in nats, without smoothing."""
-        return self.nats.sum(0) / jnp.maximum(self.count.sum(0), 1)
-
-    @property
     def accuracy(self) -> jax.Array:
         """Share of codes that are correct of each head [heads]."""
         return self.correct.sum(0) / jnp.maximum(self.codes.sum(0), 1)

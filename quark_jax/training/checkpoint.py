@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -236,7 +237,8 @@ def _reason(error: Exception) -> str:
     """What the system said."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return str(error).rpartition(" [")[0].rpartition(": ")[2]
+    # TensorStore puts notes behind it, as " [os_error_code='28']": one, or several.
+    return re.split(r" \[\w+=", str(error), maxsplit=1)[0].rpartition(": ")[2]
 
 
 def _set_incomplete_aside(folder: epath.Path) -> None:

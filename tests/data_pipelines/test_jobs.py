@@ -8,11 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
 
 from data_pipelines import (
     Entry,
@@ -26,24 +24,14 @@ from data_pipelines.jobs import Job
 from quark_jax.encoders import FeatureConfig, features_hash
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec, HCodecConfig, Tokeniser
-from quark_jax.interop import as_shapes
 from quark_jax.interop.files import write_state
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory) -> Tokeniser:
-    """Random weights; drawn here, because JAX compiles a program for each shape it draws."""
-    rng = np.random.default_rng(0)
-
-    def values(path, shape) -> np.ndarray:
-        if "window" in jax.tree_util.keystr(path):
-            return np.hanning(shape.size + 1)[:-1].astype(np.float32)
-        return 0.1 * rng.standard_normal(shape.shape, np.float32)
-
-    graph, shapes = nnx.split(as_shapes(lambda r: HCodec(HCodecConfig.preset("tiny"), rngs=r)))
-    tokeniser = Tokeniser(nnx.merge(graph, jax.tree_util.tree_map_with_path(values, shapes)))
+def codec(drawn, tmp_path_factory) -> Tokeniser:
+    tokeniser = Tokeniser(drawn(lambda rngs: HCodec(HCodecConfig.preset("tiny"), rngs=rngs)))
     tokeniser.save(folder := tmp_path_factory.mktemp("codec"))
     tokeniser.folder = str(folder)
     return tokeniser

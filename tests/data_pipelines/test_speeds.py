@@ -57,6 +57,19 @@ def test_what_is_there_is_not_made_again(tone, tmp_path):
     assert again == first and unusable == {} and again.path.stat().st_mtime_ns == before
 
 
+def test_corpora_that_share_a_folder_keep_their_recordings_apart(tone, tmp_path):
+    """Though ids are equal, or recordings are sections of one file."""
+    later = replace(tone, start=tone.start + 4000)
+    audio.write(tmp_path / "other.wav", np.linspace(0, 0.5, 32000, dtype=np.float32), 16000)
+    other = replace(tone, path=tmp_path / "other.wav")
+    made = [
+        speeds.at_other_speeds([entry], tmp_path / "made", speeds=(0.9,))[0][0]
+        for entry in (tone, later, other)
+    ]
+    assert len({entry.path for entry in made}) == 3
+    assert made[2].read(16000).min() >= 0 > made[0].read(16000).min()
+
+
 def test_what_cannot_be_read_is_left_out_with_its_reason(tone, tmp_path):
     damaged = replace(tone, path=tmp_path / "damaged.wav", id="damaged")
     damaged.path.write_bytes(tone.path.read_bytes()[:20])
@@ -66,7 +79,7 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(tone, tmp_path):
 
 
 def test_speeds_and_splits_that_give_nothing_are_refused(tone, tmp_path):
-    for speed in (1.0, 0.0, -0.5):
+    for speed in (1.0, 0.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UserError, match=f"speed {speed:g}: give positive factors"):
             speeds.at_other_speeds([tone], tmp_path, speeds=(0.9, speed))
     with pytest.raises(UserError, match="no speech of split 'other'"):

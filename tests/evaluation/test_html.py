@@ -1,10 +1,13 @@
 """The page of a report: in itself, and in headless Chromium."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from data_pipelines import read_manifest, samples_manifest
 from quark_jax import audio
@@ -94,8 +97,21 @@ def test_without_samples_or_values_there_is_a_page_too(tmp_path):
 
 def test_louder_is_brighter_on_one_scale(tmp_path):
     levels = html._levels(np.sin(np.arange(8000) / 3).astype(np.float32))
-    loud, soft = (html._spectrogram(levels - less, float(levels.max())) for less in (0, 20))
-    assert loud != soft and levels.shape[0] == 257
+    assert levels.shape[0] == 257
+    loud, soft = (
+        imread(io.BytesIO(base64.b64decode(html._spectrogram(shown, levels.max()).split(",")[1])))
+        for shown in (levels, levels - 20)
+    )
+    assert loud.shape[:2] == levels.shape and loud[..., :3].sum() > soft[..., :3].sum()
+    tone = round(8000 / 3 / (2 * np.pi) * 512 / 8000)  # its bin, counted from below
+    assert abs(loud[..., :3].sum((1, 2))[::-1].argmax() - tone) <= 1
+
+
+def test_files_that_are_no_rows_of_a_clip_are_passed_over(tmp_path):
+    audio.write(tmp_path / "0-other.flac", np.full(RATE, 0.1, np.float32), RATE)
+    records = [{"id": "a clip", "values": {"model": {"stoi": 0.8}}}]
+    shown = html.page("# A\n", records, {}, tmp_path, count=1)
+    assert "a clip" not in shown and "<audio" not in shown
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

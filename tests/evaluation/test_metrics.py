@@ -13,6 +13,7 @@ from quark_jax.evaluation.metrics import MEL_SCALES
 
 RATE = 16_000
 ALL = {
+    "sdr": evaluation.sdr,
     "si_sdr": evaluation.si_sdr,
     "mel_distance": lambda r, e: evaluation.mel_distance(r, e, RATE),
     "log_spectral_distance": evaluation.log_spectral_distance,
@@ -41,6 +42,40 @@ def test_si_sdr_by_hand():
     assert evaluation.si_sdr(reference, across) == -np.inf
     # The mean is part of the signal: a constant added to it is distortion.
     assert evaluation.si_sdr(np.array([1.0, -1.0]), np.array([2.0, 0.0])) == pytest.approx(0)
+
+
+def test_sdr_by_hand():
+    reference, across = np.array([3.0, 4.0]), np.array([4.0, -3.0])
+    # |s|^2 = 25 over |s - 2 s - n|^2 = 25 + 25
+    assert evaluation.sdr(reference, 2 * reference + across) == pytest.approx(-3.0103, abs=1e-4)
+    assert evaluation.sdr(reference, reference + 0.1 * across) == pytest.approx(20)
+    assert evaluation.sdr(reference, np.zeros(2)) == 0
+    assert evaluation.sdr(reference, reference) == np.inf
+    with pytest.raises(UserError, match="reference: is silent"):
+        evaluation.sdr(np.zeros(2), reference)
+
+
+def test_the_best_permutation_is_found():
+    voices = [_noise(4000, seed) for seed in range(3)]
+    order = [2, 0, 1]
+    estimates = [voices[i] + 0.1 * _noise(4000, 7) for i in order]
+    found, score = evaluation.best_permutation(voices, estimates)
+    assert [order[i] for i in found] == [0, 1, 2]
+    pairs = zip(voices, (estimates[i] for i in found), strict=True)
+    assert score == pytest.approx(np.mean([evaluation.si_sdr(*pair) for pair in pairs]))
+    # The best pair alone would be 5, but leaves the other two together.
+    table = {(0, 0): 5.0, (0, 1): 4.0, (1, 0): 4.0, (1, 1): 0.0}
+    one = [np.array([0.0]), np.array([1.0])]
+    found, score = evaluation.best_permutation(one, one, lambda a, b: table[int(a[0]), int(b[0])])
+    assert (found, score) == ((1, 0), 4.0)
+    with pytest.raises(UserError, match="1 of 3 references"):
+        evaluation.best_permutation(voices, estimates[:1])
+
+
+def test_codebook_use_by_hand():
+    assert evaluation.codebook_use(np.array([3, 3, 0, 0])) == pytest.approx((0.5, 2))
+    # entropy of 1/2, 1/4, 1/4 is 1.5 bits
+    assert evaluation.codebook_use(np.array([2, 1, 1, 0])) == pytest.approx((0.75, 2**1.5))
 
 
 def test_mel_distance_equals_librosa():

@@ -9,12 +9,14 @@ import pytest
 from data_pipelines import read_manifest, samples_manifest
 from quark_jax import audio, evaluation
 from quark_jax.errors import MissingPackage, UserError
-from quark_jax.evaluation import classical, quality
+from quark_jax.evaluation import Clap, classical, quality
 
 RATE = 16_000
 PACKAGES = {
     "pesq_wb": ("pesq",),
     "dnsmos": ("speechmos", "onnxruntime", "librosa"),
+    "plcmos": ("speechmos", "onnxruntime"),
+    "visqol": ("visqol",),
     "speaker_similarity": ("resemblyzer", "webrtcvad"),
     "word_error_rate": (
         "jiwer",
@@ -85,6 +87,48 @@ def test_dnsmos_of_clean_and_of_noisy_speech(samples):
     assert np.isfinite(evaluation.dnsmos(wave * 10, RATE))  # the package refuses these
 
 
+@needs("dnsmos")
+def test_dnsmos_tells_speech_from_background(samples):
+    _, wave = samples("en_allison_01")
+    from speechmos import dnsmos
+
+    found, expected = evaluation.dnsmos_p835(wave, RATE), dnsmos.run(wave, RATE)
+    assert found == {k: pytest.approx(expected[f"{k}_mos"], abs=1e-6) for k in found}
+    assert set(found) == {"sig", "bak", "ovrl"}
+    noisy = evaluation.dnsmos_p835(_noisy(wave, 10), RATE)
+    assert noisy["bak"] < found["bak"] - 1 and noisy["sig"] > noisy["bak"]
+
+
+@needs("plcmos")
+def test_plcmos_hears_lost_packets(samples):
+    _, wave = samples("en_allison_01")
+    holes = wave.copy()
+    for start in range(0, len(wave) - 800, 3200):  # 50 ms of every 200
+        holes[start : start + 800] = 0
+    state = np.random.get_state()[1]  # noqa: NPY002
+    clean, lost = (evaluation.plcmos(w, RATE) for w in (wave, holes))
+    assert 3.5 < clean <= 5 and lost < clean - 1
+    assert evaluation.plcmos(holes, RATE) == lost
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    from speechmos import plcmos
+
+    raters = [plcmos.run(holes, RATE)["plcmos"] for _ in range(4)]  # drawn at random
+    assert lost == pytest.approx(np.mean(raters), abs=0.1)
+
+
+@needs("visqol")
+def test_visqol_of_a_copy_is_as_published_and_falls_with_noise(samples):
+    _, wave = samples("en_allison_01")
+    wave = wave[: 3 * RATE]
+    # castanets_identity of the conformance tests of google/visqol 3.3.3
+    assert evaluation.visqol(wave, wave, RATE, "audio") == pytest.approx(4.7321, abs=1e-4)
+    assert evaluation.visqol(wave, wave, RATE) == pytest.approx(5, abs=1e-6)
+    scores = [evaluation.visqol(wave, _noisy(wave, snr), RATE) for snr in (40, 20, 0)]
+    assert 5 > scores[0] > scores[1] > scores[2] > 1
+    with pytest.raises(UserError, match="needs 16000 or more"):
+        evaluation.visqol(wave[:999], wave[:999], RATE)
+
+
 @needs("speaker_similarity")
 def test_similarity_tells_speakers_apart(samples):
     waves = [samples(name)[1] for name in ("en_allison_01", "en_allison_04", "it_carlo_01")]
@@ -108,6 +152,10 @@ def test_words_are_understood_and_counted(samples):
     assert evaluation.word_error_rate(entry.text, wave, RATE) == 0
     more = "Please re-enter your old password followed by the star key!"  # one left out, one wrong
     assert evaluation.word_error_rate(more, wave, RATE) == pytest.approx(2 / 11)
+    assert evaluation.character_error_rate(entry.text, wave, RATE) == 0
+    longer = f"{entry.text} Thanks"  # " thanks" is left out: 7 characters
+    count = len(quality.normalise_english(longer))
+    assert evaluation.character_error_rate(longer, wave, RATE) == pytest.approx(7 / count)
     words = quality.normalise_english("I'm sorry, that's colour 22!")
     assert words == quality.normalise_english("i am sorry that is color twenty-two")
 
@@ -126,15 +174,18 @@ def test_what_whisper_cannot_take(samples):
     [
         (lambda w: quality.pesq_wb(w, w, RATE), "pesq"),
         (lambda w: quality.dnsmos(w, RATE), "speechmos.dnsmos"),
+        (lambda w: quality.plcmos(w, RATE), "speechmos.plcmos"),
+        (lambda w: quality.visqol(w, w, RATE), "visqol"),
         (lambda w: quality.speaker_similarity(w, w, RATE), "resemblyzer"),
         (lambda w: quality.word_error_rate("hello", w, RATE), "jiwer"),
+        (lambda w: quality.character_error_rate("hello", w, RATE), "jiwer"),
+        (lambda w: Clap("folder"), "transformers"),
         (lambda w: quality.transcribe_english(w, RATE), "ctranslate2"),
         (lambda w: classical.opus(w, RATE), "av"),
         (lambda w: classical.codec2(w, RATE, 1600), "pycodec2"),
     ],
 )
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, call, package):
-    quality._speaker_encoder.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)  # which makes its import fail
     name = package.partition(".")[0]
     with pytest.raises(MissingPackage, match=f"^{name} is needed to .*: pip install ") as error:

@@ -1,4 +1,4 @@
-"""`python -m quark_jax.evaluation.tasks` on small models and real recordings."""
+"""`quark eval tasks` on small models and real recordings."""
 
 import json
 import sys
@@ -10,13 +10,14 @@ import pytest
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
 from data_pipelines.examples import make_source
 from quark_jax import audio
+from quark_jax.cli import main
 from quark_jax.errors import UserError
 from quark_jax.evaluation import mel_distance, stoi, tasks
 from quark_jax.lm import Sampling
 from quark_jax.pipeline import QuarkAudio
 
 RATE = 16_000
-HEAVY = ("speechmos.dnsmos", "resemblyzer", "jiwer")
+HEAVY = ("speechmos.dnsmos", "speechmos.plcmos", "resemblyzer", "jiwer")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_events_are_asked_of_examples_as_in_training(entries):
     assert len(drawn) == 2
     np.testing.assert_array_equal(drawn[0].example.input, source[0].input)
     assert drawn[0].example.caption
-    assert list(tasks.metrics_of("lass")) == ["mel"]
+    assert list(tasks.metrics_of("lass")) == ["sdr", "mel"]
     with pytest.raises(UserError, match="noise alone is for speech"):
         _clips("lass", told, 2, snr_db=(0.0, 10.0))
 
@@ -108,8 +109,10 @@ def test_each_row_is_measured_against_the_target(entries, every_task, light, mon
     assert [record["id"] for record in records] == [clip.id for clip in drawn]
     assert [line.partition(":")[0] for line in missing] == [
         "DNSMOS",
+        "PLCMOS",
         "speaker similarity",
         "WER (en)",
+        "CER (en)",
     ]
     for record, clip, (_, name, waves) in zip(records, drawn, kept, strict=True):
         assert name == clip.id
@@ -151,13 +154,16 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
         return evaluate(*given, **options)
 
     monkeypatch.setattr(tasks, "evaluate", watched)
-    assert tasks.main([*map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"]) == 0
+    assert (
+        main(["eval", "tasks", *map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"])
+        == 0
+    )
     assert asked == [Sampling(0.3, top_k=9, guided=("reference",))]
     text, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
     assert "temperature 0.3, top-k 9, top-p 1, guidance 1" in text
     page = out.with_suffix(".html").read_text()
-    assert page.count("<audio") == 4 and "Task tse" in page and page.count("<svg") == 2
+    assert page.count("<audio") == 4 and "Task tse" in page and page.count("<svg") == 3
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| input", "| model", "| codec", "| target"]
     assert text.strip() in capsys.readouterr().out
@@ -179,6 +185,7 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
         ({"--split": "test"}, "no recordings of split 'test'"),
         ({"--model": "missing"}, "missing"),
         ({"--top-k": "0"}, "top_k 0 must be at least 1"),
+        ({"--clap": "clap"}, "clap: results of sr are not what a text describes"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(small_run, tmp_path, capsys, change, message):
@@ -188,7 +195,7 @@ def test_bad_input_is_one_line_and_code_2(small_run, tmp_path, capsys, change, m
         "--task": "sr",
         "--out": tmp_path / "report.md",
     } | change
-    assert tasks.main([str(word) for pair in given.items() for word in pair]) == 2
+    assert main(["eval", "tasks", *(str(word) for pair in given.items() for word in pair)]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and message in error[0]
     assert not list(tmp_path.iterdir())

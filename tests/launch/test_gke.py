@@ -1,5 +1,6 @@
 """Manifests of JobSets."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,14 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = ["launch/train_lm.py", "--config", "a.py:x", "--workdir", "gs://b/runs/x"]
 
 
-def gke(*arguments: str) -> subprocess.CompletedProcess:
+def gke(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     given = ["--name=x", "--image=i", "--bucket=b", *arguments, "--", *PROGRAM]
     return subprocess.run(
-        [sys.executable, "launch/gke.py", *given], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "launch/gke.py", *given],
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -56,6 +61,23 @@ def test_two_slices_on_spot_machines(as_jobset):
 def test_what_is_wrong_is_said(arguments, message):
     done = gke(*arguments)
     assert done.returncode == 2 and message in done.stderr and not done.stdout
+
+
+def test_a_manifest_is_given_to_kubectl(tmp_path):
+    """A stand-in, that keeps what it is given."""
+    apply = ("--topology=v5e:4x4", "--apply")
+    done = gke(*apply, PATH=str(tmp_path))
+    assert done.returncode == 2 and "kubectl is not installed; install it" in done.stderr
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\necho "$*" && cat > {tmp_path}/given\n')
+    kubectl.chmod(0o755)
+    done = gke(*apply, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0 and "apply -f -\n" in done.stdout
+    assert (tmp_path / "given").read_text() == gke(apply[0]).stdout
+    kubectl.write_text("#!/bin/sh\nexit 3\n")
+    done = gke(*apply, PATH=str(tmp_path))
+    assert done.returncode == 2 and "kubectl ended with 3" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_schema_refuses(as_jobset):

@@ -104,8 +104,8 @@ def test_tpu_slices_are_asked_for_and_given_back():
     [
         (["start"], {}, "start; say create, install, run, stop, logs or delete"),
         (["run"], {}, "run: no program"),
-        (["create"], {"TYPE": "v9-8"}, "RUNTIME: the image of the machines of v9-8"),
-        (["create"], {"BUCKET": ""}, "BUCKET: gs://..."),
+        (["create"], {"TYPE": "v9-8"}, "RUNTIME: set it, to the image of the machines of v9-8"),
+        (["create"], {"BUCKET": ""}, "BUCKET: set it, as gs://NAME"),
     ],
 )
 def test_what_is_missing_is_said(arguments, changes, message):
@@ -144,7 +144,7 @@ import os, sys
 import jax
 from quark_jax.distributed import start
 start()
-os.write(1, f"task {jax.process_index()} of {jax.process_count()}\n".encode())  # whole lines
+os.write(1, f"task {jax.process_index()} of {jax.process_count()}\\n".encode())  # whole lines
 sys.exit(int(os.environ["QUARK_STOPPED_EXIT"]))
 """
 

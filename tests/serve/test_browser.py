@@ -3,10 +3,8 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,13 +20,11 @@ RATE_AND_SECONDS = """async address => {
 
 
 @pytest.fixture
-def served(small_run, tmp_path):
+def served(small_run, free_port, wait_until, tmp_path):
     """Address of `quark serve`, which has to end well and leave nothing."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
     model = small_run / "lm" / "model"
-    command = [sys.executable, "-m", "quark_jax.cli", "serve", "--model", model, "--port", port]
+    command = [sys.executable, "-m", "quark_jax.cli", "serve", "--model", model]
+    command += ["--port", free_port()]
     log, scratch = tmp_path / "log", tmp_path / "scratch"
     scratch.mkdir()
     with log.open("w") as out:
@@ -39,9 +35,7 @@ def served(small_run, tmp_path):
             stderr=out,
         )
     try:
-        while "serves" not in log.read_text():
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.1)
+        wait_until(lambda: "serves" in log.read_text(), server, log.read_text)
         yield log.read_text().split()[0]
     finally:
         server.send_signal(signal.SIGTERM)

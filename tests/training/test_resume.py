@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,18 +31,20 @@ def saving(workdir: Path) -> Moment:
     return lambda: any(any(folder.glob(f"{step}.*tmp*")) for step in (8, 12))
 
 
-def interrupted(
-    trainers, plan: Sequence[dict], moments: Sequence[Moment], *, devices: int = 1
-) -> None:
-    """Run `plan`, killed at each of `moments` and begun again, then to its end."""
-    for moment in moments:
-        process = trainers.start(plan, devices=devices)
-        while not moment():
-            assert process.poll() is None, trainers.log.read_text()
-            time.sleep(0.0005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    trainers.run(plan, devices=devices)
+@pytest.fixture
+def interrupted(trainers, wait_until) -> Callable[..., None]:
+    """interrupted(plan, moments, devices=1): run `plan`, killed at each of `moments` and begun
+    again, then to its end."""
+
+    def run(plan: Sequence[dict], moments: Sequence[Moment], *, devices: int = 1) -> None:
+        for moment in moments:
+            process = trainers.start(plan, devices=devices)
+            wait_until(moment, process, trainers.log.read_text)
+            os.kill(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+        trainers.run(plan, devices=devices)
+
+    return run
 
 
 def late_step() -> int:
@@ -83,11 +84,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_and_resumed_is_uninterrupted(trainers, plan, small_run, tmp_path):
+def test_killed_and_resumed_is_uninterrupted(interrupted, plan, small_run, tmp_path):
     codec, lm = tmp_path / "codec", tmp_path / "lm"
     # The first one before there is a checkpoint.
     moments = [written(codec, 1), saving(codec), written(lm, late_step())]
-    interrupted(trainers, [plan("codec", codec), plan("lm", lm)], moments)
+    interrupted([plan("codec", codec), plan("lm", lm)], moments)
     for workdir in (codec, lm):
         absolute, _ = compare(small_run / workdir.name, workdir)
         print(f"{workdir.name}: losses differ by at most {absolute:.1e} after resuming")
@@ -118,11 +119,11 @@ def test_eight_devices_are_one_for_the_codec_of_the_demo(trainers, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted_on_eight_devices(
-    trainers, plan, small, eight, tmp_path
+    interrupted, plan, small, eight, tmp_path
 ):
     codec, lm = tmp_path / "codec", tmp_path / "lm"
     plans = [plan("codec", codec, mesh=small.SPLIT), plan("lm", lm, mesh=small.SPLIT)]
-    interrupted(trainers, plans, [written(codec, late_step()), saving(lm)], devices=8)
+    interrupted(plans, [written(codec, late_step()), saving(lm)], devices=8)
     for workdir in (codec, lm):
         absolute, _ = compare(eight / workdir.name, workdir)
         print(f"{workdir.name}: losses differ by at most {absolute:.1e} after resuming")

@@ -10,19 +10,9 @@ from quark_jax.training import telemetry
 from quark_jax.training.telemetry import Pace, begun
 
 
-class Clock:
-    now = 1000.0
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    shown = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
-    monkeypatch.setattr(telemetry, "time", shown)
-    return clock
+@pytest.fixture(autouse=True)
+def by_the_clock(clock, monkeypatch):
+    monkeypatch.setattr(telemetry, "time", clock)
 
 
 def work(clock, pace, seconds, count=1, *, kept=True):
