@@ -258,7 +258,12 @@ def run(trainers, monkeypatch) -> Callable[[Sequence[str]], None]:
     return one
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: f"{s.page}: {s.title}")
+def _marked(section: Section) -> object:
+    marks = pytest.mark.slow if section.title.startswith("Train") else ()
+    return pytest.param(section, marks=marks, id=f"{section.page}: {section.title}")
+
+
+@pytest.mark.parametrize("section", map(_marked, SECTIONS))
 def test_section(section, clone, given, run):
     if section.title.startswith("Train"):
         _corpora(clone)
