@@ -4,8 +4,9 @@ and encoders are small ones. Not run here:
 
 - installing: its extras have to exist;
 - `quark demo` (tests/test_demo.py runs its stages, .ci/run the test command as it stands);
-- `quark serve` (tests/serve/test_browser.py), `quark aot`, test sets of the field and the fetching
-  of Debian packages, which take minutes, data or a network: their own parsers read the options.
+- `quark serve` (tests/serve/test_browser.py), `quark aot`, `quark sweep` (tests/sweep), test sets of
+  the field and the fetching of Debian packages, which take minutes, data or a network: their own
+  parsers read the options.
 """
 
 import argparse
@@ -28,10 +29,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from data_pipelines import Entry, debian, read_manifest, samples_manifest
 from quark_jax import audio
 from quark_jax.cli import _parser, aot, main
+from quark_jax.cli.options import config_fields
 from quark_jax.cli.tasks import COMMANDS
+from quark_jax.config import from_dict
 from quark_jax.hcodec import HCodecConfig
 from quark_jax.interop import write_state
 from quark_jax.lm import task
+from quark_jax.sweep import Sweep
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "quark_jax/README.md")
@@ -225,6 +229,10 @@ def run(trainers, monkeypatch) -> Callable[[Sequence[str]], None]:
         elif words[0] == "aot":
             monkeypatch.setattr(sys, "argv", ["quark", *words])
             assert aot._read(str(options.config), rest).data.batch_size == 2048
+        elif words[0] == "sweep":
+            monkeypatch.setattr(sys, "argv", ["quark", *words])
+            fields = config_fields("quark sweep", options.config, rest)
+            assert Path(from_dict(Sweep, fields).manifest).suffix == ".jsonl"
         else:
             assert main([*words, *shlex.split(SHORT.get(" ".join(words[:2]), ""))]) == 0
 
