@@ -4,8 +4,8 @@ and encoders are small ones. Not run here:
 
 - installing: its extras have to exist;
 - `quark demo` (tests/test_demo.py runs its stages, .ci/run the test command as it stands);
-- `quark serve` (tests/serve/test_browser.py), `quark aot`, `quark sweep` (tests/sweep), test sets of
-  the field and the fetching of Debian packages, which take minutes, data or a network: their own
+- `quark serve` (tests/serve/test_browser.py), `quark aot`, `quark sweep` (tests/sweep), test sets
+  of the field and the fetching of Debian packages, which take minutes, data or a network: their own
   parsers read the options.
 """
 
