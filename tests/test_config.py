@@ -132,6 +132,14 @@ def test_rates_that_do_not_meet_are_refused(change, message):
         replace(HCodecConfig.preset("tiny"), **change)
 
 
+def test_repetition_by_an_odd_factor_is_refused():
+    tiny = HCodecConfig.preset("tiny")
+    decoder = replace(tiny.decoder, hop=tiny.hop, upsample=1)
+    assert not replace(tiny, decoder=replace(decoder, repeat=False)).decoder.repeat
+    with pytest.raises(UserError, match=r"codec tiny: decoder.upsample 1 is odd"):
+        replace(tiny, decoder=replace(decoder, repeat=True))
+
+
 def test_semantic_strides_that_miss_the_frame_rate_are_refused():
     config = HCodecConfig.preset("tiny")
     with pytest.raises(UserError, match=r"semantic.strides \[4\] do not bring 50 Hz to 25.0"):

@@ -123,6 +123,11 @@ class HCodecConfig:
                 f"codec {self.name}: decoder hop {self.decoder.hop} x upsample "
                 f"{self.decoder.upsample} is not the codec hop {self.hop}; make them equal"
             )
+        if self.decoder.repeat and self.decoder.upsample % 2:
+            raise UserError(
+                f"codec {self.name}: decoder.upsample {self.decoder.upsample} is odd, with which "
+                "decoder.repeat loses a frame; make it even, or repeat false"
+            )
         encoder = self.encoder
         if isinstance(encoder, SeanetConfig):
             step = math.prod(encoder.strides) * encoder.last_stride
