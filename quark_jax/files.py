@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from os import PathLike
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -69,6 +69,15 @@ def creating(folder: str | PathLike) -> Iterator[epath.Path]:
         beside.rmtree(missing_ok=True)
 
 
+def hold(file: IO, otherwise: str) -> None:
+    """Keeps other processes that ask for it from `file` while it is open; the system lets go when
+    this process ends, however it does. Raises UserError(otherwise) where another has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(otherwise) from error
+
+
 @contextmanager
 def alone_in(folder: str | PathLike) -> Iterator[None]:
     """Keeps other processes that ask for it out of `folder`, which is made where there is none. The
@@ -84,12 +93,11 @@ def alone_in(folder: str | PathLike) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context((folder / ".lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
+            hold(
+                file,
                 f"{folder}: another run is at work in it; wait for its end, or choose another "
-                "--workdir"
-            ) from error
+                "--workdir",
+            )
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be made ({error.strerror or error}); choose a folder that can "

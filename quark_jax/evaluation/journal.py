@@ -1,6 +1,5 @@
 """What is done of a long evaluation, clip by clip, in a file that is only added to."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from quark_jax.errors import UserError
+from quark_jax.files import hold
 
 
 class Journal:
@@ -67,12 +67,9 @@ def journal(path: Path, key: str) -> Iterator[Journal]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{path}: another evaluation is writing it; wait for its end, or name another "
-                "report"
-            ) from error
+        hold(
+            file,
+            f"{path}: another evaluation is writing it; wait for its end, or name another report",
+        )
         file.seek(0)
         yield Journal(file, path, key)

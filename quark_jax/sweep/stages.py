@@ -6,19 +6,18 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from data_pipelines import Entry, TokenisedDataset, make_source, tokenise
 from data_pipelines.alignments import Word
 from quark_jax.errors import UserError
+from quark_jax.evaluation import codebook_use
 from quark_jax.evaluation.codec import METRICS, codecs, draw, evaluate
 from quark_jax.hcodec import HCodec, Tokeniser
 from quark_jax.sweep.config import Listening, Point, Tokens
 from quark_jax.sweep.words import PLACES, frames_by_place
 from quark_jax.training import lm as lm_training
-from quark_jax.training.codec_step import codebook_use
 from quark_jax.training.metrics import read_metrics
 
 _HALVINGS = 16  # of the range of thresholds
@@ -144,8 +143,9 @@ def _codes(dataset: TokenisedDataset, tokeniser: Tokeniser) -> dict[str, Any]:
     for stream in ("acoustic", "semantic"):
         codes = np.concatenate([record[stream] for record in records], axis=-1)
         tokens += codes.size
-        use, perplexity = codebook_use(jnp.asarray(codes[None]), size)
-        made[stream] = {"use": np.asarray(use).tolist(), "perplexity": perplexity.tolist()}
+        of_each = [codebook_use(np.bincount(row, minlength=size)) for row in codes]
+        use, perplexity = zip(*of_each, strict=True)
+        made[stream] = {"use": use, "perplexity": perplexity}
     segments = None
     if tokeniser.config.dynamic:
         lengths = np.concatenate([record["segments"] for record in records])
