@@ -20,6 +20,8 @@ states tell more of an unknown voice than all of them:
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
+--config.data.weights.vc=1.0 adds a task whose dataset is there, 0.0 leaves one out.
+
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
 50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient
 and two moments are 16 bytes a parameter, 0.07 GB, or for the mixture, at 16 bytes a parameter, 0.08
@@ -47,6 +49,17 @@ from quark_jax.training.lm_step import SectionDropout
 from quark_jax.training.loop import RunConfig
 from quark_jax.training.optimiser import OptimiserConfig
 
+_WEIGHTS = {
+    "sr": 3.0,
+    "tse": 2.0,
+    "rtse": 1.0,
+    "vc": 0.0,
+    "lass": 1.0,
+    "edit": 1.0,
+    "tta": 0.0,
+    "aec": 0.0,
+}
+
 
 def get_config(variant: str = "") -> ConfigDict:
     config = LMTraining(
@@ -68,10 +81,10 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
             data=replace(
                 config.data,
-                weights={"sr": 3.0, "tse": 2.0, "rtse": 1.0, "lass": 1.0, "edit": 1.0},
+                weights=_WEIGHTS,
                 buckets=2,
             ),
-            dropout=SectionDropout(caption=0.1, input=0.1),
+            dropout=SectionDropout(caption=0.1, reference=0.1, input=0.1),
             average=0.999,
             eval_audio_every=2_000,
         )
