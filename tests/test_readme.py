@@ -53,8 +53,8 @@ SHORT = {
         "--config.lm.layers=1 --config.eval_audio_every=0"
     ),
     "launch/tokenise.py": "--rounds=1 --seconds=0.6",
-    "eval codec": "--clips 1 --seconds-max 3",
-    "eval tasks": "--examples 1",
+    "eval codec": "--clips 1 --seconds-max 3 --workers 1",
+    "eval tasks": "--examples 1 --workers 1",
 }
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # --help is to be quick
     from quark_jax.evaluation.report import Asked
 
 _NEEDED = {"data": "the folder that the test set is in", "out": "the report, .md"}
+_RESUMED = (
+    "Clips that are done are kept in OUT.jsonl: the same command goes on after an interruption."
+)
 TASKS = ("sr", "tse", "rtse", "lass", "edit")  # that have a target to compare with
 
 
@@ -21,7 +24,7 @@ def add_eval_command(commands) -> None:
         "eval",
         help="measure a codec or a model, and write a report",
         description="Measure a codec or a model on recordings it has not seen, and write a report: "
-        "OUT.md, OUT.json with every value, and OUT.html to look at and listen to.",
+        "OUT.md, OUT.json with every value, and OUT.html to look at and listen to. " + _RESUMED,
     )
     kinds = parser.add_subparsers(title="what", metavar="WHAT", required=True)
     _add_codec(kinds)
@@ -34,7 +37,8 @@ def _add_codec(kinds) -> None:
     codec = kinds.add_parser(
         "codec",
         help="how well a codec keeps recordings of a manifest",
-        description="How well a codec keeps recordings of a manifest, beside Opus and Codec2.",
+        description="How well a codec keeps recordings of a manifest, beside Opus and Codec2. "
+        + _RESUMED,
     )
     _add_report(codec)
     codec.add_argument(
@@ -55,7 +59,7 @@ def _add_tasks(kinds) -> None:
         "tasks",
         help="how well a model does a task on recordings of a manifest",
         description="How well a model does a task on recordings of a manifest, made worse as in "
-        "training, beside its input and the most that its codec allows.",
+        "training, beside its input and the most that its codec allows. " + _RESUMED,
     )
     _add_report(tasks)
     tasks.add_argument("--task", required=True, choices=TASKS)
@@ -78,8 +82,7 @@ def _add_suite(kinds) -> None:
         "suite",
         help="a codec or a model on a test set of the field, beside published figures",
         description="A codec or a model on a test set of the field, beside published figures. "
-        "Clips that are done are kept in OUT.jsonl: the same command goes on after an "
-        "interruption.",
+        + _RESUMED,
     )
     suite.add_argument("name", metavar="NAME", nargs="?", help="of the suite; without it, a list")
     model_option(suite)
@@ -91,9 +94,7 @@ def _add_suite(kinds) -> None:
     )
     suite.add_argument("--threshold", type=number, help="of a codec with a dynamic frame rate")
     _clap_option(suite)
-    suite.add_argument(
-        "--workers", type=count, help="processes that compute metrics (default: one a core)"
-    )
+    _workers_option(suite)
     suite.add_argument(
         "--batch", type=count, default=8, help="windows computed at once (default: %(default)s)"
     )
@@ -124,6 +125,13 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=any_seed, default=0, help="of everything random (default: %(default)s)"
     )
+    _workers_option(parser)
+
+
+def _workers_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=count, help="processes that compute metrics (default: one a core)"
+    )
 
 
 def _clap_option(parser: argparse.ArgumentParser) -> None:
@@ -151,9 +159,13 @@ def _asked(options: argparse.Namespace) -> "Asked":
 def _codec(options: argparse.Namespace) -> None:
     from quark_jax.evaluation import codec
 
-    lengths = options.seconds_min, options.seconds_max
     codec.write_report(
-        options.model, _asked(options), options.out, seconds=lengths, threshold=options.threshold
+        options.model,
+        _asked(options),
+        options.out,
+        seconds=(options.seconds_min, options.seconds_max),
+        threshold=options.threshold,
+        workers=options.workers,
     )
 
 
@@ -170,6 +182,7 @@ def _tasks(options: argparse.Namespace) -> None:
         samples=options.samples,
         sampling=chosen_sampling(options, task(options.task)),
         clap=options.clap,
+        workers=options.workers,
     )
 
 

@@ -6,6 +6,8 @@ in time with it, with the bits that were sent. The packages are in the extra `ev
 """
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 
@@ -17,6 +19,13 @@ CODEC2_MODES = (700, 1200, 1300, 1400, 1600, 2400, 3200)  # bit/s
 _OPUS_RATE, _CODEC2_RATE = 48_000, 8_000
 # Samples at 8 kHz that a decoded wave comes late, by which lag has the highest STOI.
 _CODEC2_DELAY, _CODEC2_DELAY_700 = 160, 240
+_CODEC2 = """
+import sys, numpy, pycodec2
+codec = pycodec2.Codec2(int(sys.argv[1]))
+samples = numpy.frombuffer(sys.stdin.buffer.read(), numpy.int16)
+for frame in samples.reshape(-1, codec.samples_per_frame()):
+    sys.stdout.buffer.write(codec.decode(codec.encode(frame)).tobytes())
+"""
 
 
 def opus(wave: np.ndarray, rate: int, bitrate: int = OPUS_FLOOR) -> tuple[np.ndarray, int]:
@@ -46,8 +55,8 @@ def opus(wave: np.ndarray, rate: int, bitrate: int = OPUS_FLOOR) -> tuple[np.nda
 def codec2(wave: np.ndarray, rate: int, mode: int) -> tuple[np.ndarray, int]:
     """Codec2 (Rowe 2011), a vocoder for speech of 8 kHz, through pycodec2.
 
-    Its library draws phases at random from where the process last left off: the same calls in the
-    same order give the same.
+    Its library draws phases at random from where the process last left off: in a process of its own
+    a wave always gives the same.
 
     Args:
         mode: bits per second, one of `CODEC2_MODES`.
@@ -58,8 +67,9 @@ def codec2(wave: np.ndarray, rate: int, mode: int) -> tuple[np.ndarray, int]:
     samples = _int16(audio.resample(wave, rate, _CODEC2_RATE))
     count = -(-(len(samples) + delay) // size)
     padded = np.pad(samples, (0, count * size - len(samples)))
-    decoded = [codec.decode(codec.encode(frame)) for frame in padded.reshape(count, size)]
-    spoken = np.concatenate(decoded)[delay:].astype(np.float32) / 32768
+    command = [sys.executable, "-P", "-c", _CODEC2, str(mode)]
+    decoded = subprocess.run(command, input=padded.tobytes(), capture_output=True, check=True)
+    spoken = np.frombuffer(decoded.stdout, np.int16)[delay:].astype(np.float32) / 32768
     return _fitted(spoken, _CODEC2_RATE, wave, rate), count * codec.bits_per_frame()
 
 

@@ -5,7 +5,8 @@
 codes and decodes clips of held-out speakers and writes a Markdown table of metrics with 95 %
 intervals, beside it a JSON of every clip's values and a page of both, with plots, for the browser.
 Opus and Codec2, at the bitrates they have that are nearest, and the originals are rows of the same
-table. A metric or codec whose package is missing is a line in the report.
+table. A metric or codec whose package is missing is a line in the report. Clips that are done are
+kept in OUT.jsonl: the same command goes on after an interruption.
 """
 
 from collections import defaultdict
@@ -15,24 +16,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines import Entry, read_manifest
 from quark_jax import audio
 from quark_jax.errors import MissingPackage, UserError
-from quark_jax.evaluation import classical, quality, report
-from quark_jax.evaluation.metrics import (
-    codebook_use,
-    log_spectral_distance,
-    mel_distance,
-    si_sdr,
-    stoi,
-)
-from quark_jax.evaluation.report import Asked, Metric, measure
+from quark_jax.evaluation import classical, judging, report
+from quark_jax.evaluation.clips import ORIGINAL, Result, evaluate, key_of, missing_packages, shown
+from quark_jax.evaluation.judging import Heard
+from quark_jax.evaluation.metrics import codebook_use
+from quark_jax.evaluation.readers import Item
+from quark_jax.evaluation.report import Asked, Metric
 from quark_jax.hcodec import Tokeniser
 
 SECONDS_MIN, SECONDS_MAX = 2.0, 30.0  # Whisper hears no more
-ORIGINAL = "original"  # a row that is not coded
+METRICS = judging.METRICS["codec"]
 RATES = {"bitrate": ("bit/s", 0), "frame_rate": ("frames/s", 2)}  # heading, digits
 
 
@@ -45,53 +42,6 @@ class Coded:
     frames: int | None = None  # code frames sent; segments, where the frame rate is dynamic
     codes: Mapping[str, np.ndarray] | None = None  # [frames] of each codebook, by its name
 
-
-def words(score: Callable[[str, np.ndarray, int], float]) -> Callable[..., float | None]:
-    """A score of what is heard beside what an entry says, where that is known and English."""
-
-    def value(entry: Entry, original: np.ndarray, coded: np.ndarray, rate: int) -> float | None:
-        known = entry.language == "en" and entry.text
-        return score(entry.text, coded, rate) if known else None
-
-    return value
-
-
-# Of entry, original, coded wave and the rate of both.
-SOUND = {
-    "mel": Metric("mel distance", 3, lambda entry, x, y, rate: mel_distance(x, y, rate)),
-    "stft": Metric(
-        "log-spectral distance", 3, lambda entry, x, y, rate: log_spectral_distance(x, y)
-    ),
-    "si_sdr": Metric("SI-SDR (dB)", 1, lambda entry, x, y, rate: si_sdr(x, y)),
-}
-METRICS = {
-    "stoi": Metric("STOI", 3, lambda entry, x, y, rate: stoi(x, y, rate)),
-    "pesq_wb": Metric("PESQ-WB", 2, lambda entry, x, y, rate: quality.pesq_wb(x, y, rate)),
-    "visqol": Metric("ViSQOL", 2, lambda entry, x, y, rate: quality.visqol(x, y, rate)),
-    **SOUND,
-    "dnsmos": Metric(
-        "DNSMOS", 2, lambda entry, x, y, rate: quality.dnsmos(y, rate), needs_reference=False
-    ),
-    "similarity": Metric(
-        "speaker similarity",
-        3,
-        lambda entry, x, y, rate: quality.speaker_similarity(x, y, rate),
-    ),
-    "wer": Metric(
-        "WER (en)",
-        3,
-        words(lambda text, wave, rate: quality.word_error_rate(text, wave, rate)),
-        needs_reference=False,
-        weight=lambda entry: float(len(quality.normalise_english(entry.text).split())),
-    ),
-    "cer": Metric(
-        "CER (en)",
-        3,
-        words(lambda text, wave, rate: quality.character_error_rate(text, wave, rate)),
-        needs_reference=False,
-        weight=lambda entry: float(len(quality.normalise_english(entry.text))),
-    ),
-}
 
 Codec = Callable[[np.ndarray, int], Coded]
 
@@ -133,14 +83,17 @@ def draw(
     return [entry for *_, entry in sorted(turns, key=lambda item: item[:2])[:clips]]
 
 
+def ours(tokeniser: Tokeniser, threshold: float | None = None) -> dict[str, Codec]:
+    """The original and our codec, by name."""
+    name = f"H-Codec {tokeniser.config.name}"
+    name += "" if threshold is None else f", threshold {threshold:g}"
+    return {ORIGINAL: lambda wave, rate: Coded(wave), name: partial(code, tokeniser, threshold)}
+
+
 def codecs(tokeniser: Tokeniser, threshold: float | None = None) -> dict[str, Codec]:
-    """The original, ours and the classical codecs, by name."""
-    config = tokeniser.config
-    mode = classical.nearest_codec2_mode(config.bitrate)
-    ours = f"H-Codec {config.name}" + ("" if threshold is None else f", threshold {threshold:g}")
-    return {
-        ORIGINAL: lambda wave, rate: Coded(wave),
-        ours: partial(code, tokeniser, threshold),
+    """The original, our codec and the classical ones, by name."""
+    mode = classical.nearest_codec2_mode(tokeniser.config.bitrate)
+    return ours(tokeniser, threshold) | {
         f"Opus, {classical.OPUS_FLOOR} bit/s asked": lambda wave, rate: Coded(
             *classical.opus(wave, rate)
         ),
@@ -148,51 +101,30 @@ def codecs(tokeniser: Tokeniser, threshold: float | None = None) -> dict[str, Co
     }
 
 
-def evaluate(
-    entries: Sequence[Entry],
+def result(
+    item: Item,
     rate: int,
-    codecs: dict[str, Codec],
-    *,
-    metrics: Mapping[str, Metric] = METRICS,
-    progress: Callable[[Iterable[Entry]], Iterable[Entry]] = iter,
-) -> tuple[list[dict], list[str]]:
-    """Every metric of every codec on every clip.
-
-    Args:
-        rate: at which clips are coded and compared, in Hz.
-        metrics: those to compute.
-        progress: wraps the iteration over clips (tqdm does).
-
-    Returns:
-        A record per clip: what it is, `values` by codec and metric (None where one does not apply
-        or failed), and `failures` with reasons. And a line for each package that is missing.
+    codecs: Mapping[str, Codec],
+    columns: Callable[[], Mapping[str, Metric]],
+) -> Result:
+    """A clip as each of `codecs` gives it back, to be judged at `rate` Hz by `columns`. Its record
+    tells what was sent, and which codecs lack their package. Raises UserError where it cannot be
+    read.
     """
-    codecs, metrics = dict(codecs), dict(metrics)
-    records, missing = [], []
-    for entry in progress(entries):
-        wave = entry.read(rate)
-        seconds = len(wave) / rate
-        record = {
-            "id": entry.id,
-            "speaker": entry.speaker,
-            "language": entry.language,
-            "seconds": seconds,
-            "weights": {},
-            "values": {},
-            "failures": [],
-        }
-        for name in list(codecs):
-            try:
-                coded = codecs[name](wave, rate)
-            except MissingPackage as error:
-                del codecs[name]
-                missing.append(f"{name}: {error}")
-                continue
-            note(record, name, coded, seconds)
-            judged = entry, wave, coded.wave, rate
-            missing += measure(record, name, metrics, *judged, reference=name == ORIGINAL)
-        records.append(record)
-    return records, missing
+    (entry,) = item.targets
+    wave, rows = entry.read(rate), {}
+    seconds = len(wave) / rate
+    record = {"id": item.id, "speaker": entry.speaker, "language": entry.language}
+    record |= {"seconds": seconds, "values": {}, "missing": []}
+    for name, codec in codecs.items():
+        try:
+            coded = codec(wave, rate)
+        except MissingPackage as error:
+            record["missing"].append(f"{name}: {error}")
+            continue
+        note(record, name, coded, seconds)
+        rows[name] = (coded.wave,)
+    return Result(columns, record, Heard(item, (wave,)), rows, rate)
 
 
 def note(record: dict, row: str, coded: Coded, seconds: float) -> None:
@@ -209,9 +141,9 @@ def note(record: dict, row: str, coded: Coded, seconds: float) -> None:
         }
 
 
-def table(records: Sequence[dict], seed: int = 0, metrics: Mapping[str, Metric] = METRICS) -> str:
+def table(records: Sequence[dict], seed: int = 0) -> str:
     """`report.table` of the codecs, with bitrate and frame rate, totals over the total time."""
-    return report.table(records, metrics, rows="codec", rates=RATES, seed=seed)
+    return report.table(records, METRICS, rows="codec", rates=RATES, seed=seed)
 
 
 def codebooks(records: Iterable[dict], size: int) -> dict[str, dict[str, float]]:
@@ -269,6 +201,7 @@ def write_report(
     *,
     seconds: tuple[float, float] = (SECONDS_MIN, SECONDS_MAX),
     threshold: float | None = None,
+    workers: int | None = None,
 ) -> None:
     """Evaluate the codec in the folder `model`, its own or that of a whole system, and write the
     report `out`, which is printed.
@@ -276,31 +209,27 @@ def write_report(
     Args:
         seconds: least and most of a recording.
         threshold: of a codec with a dynamic frame rate; None for its own.
+        workers: as of `clips.evaluate`.
 
     Raises:
         UserError: where the model, the manifest or `out` cannot be used.
     """
-    report.check(out)
-    tokeniser = load_codec(model)
-    entries = draw(
-        read_manifest(asked.manifest),
-        asked.count,
-        split=asked.split,
-        language=asked.language,
-        with_text=asked.with_text,
-        seconds=seconds,
-        seed=asked.seed,
+    report.check(out, asked.manifest)
+    tokeniser = load_codec(model, threshold)
+    entries = draw(read_manifest(asked.manifest), asked.count, seconds=seconds, **asked.drawn())
+    own = {"codec": asked.of_a_clip(), "seconds": seconds, "threshold": threshold}
+    rows, rate = codecs(tokeniser, threshold), tokeniser.config.sample_rate
+    columns = partial(judging.metrics_of, "codec")
+    records = evaluate(
+        out,
+        key_of(model, asked.manifest, **own),
+        [Item(entry.id, (entry,)) for entry in entries],
+        lambda items: (result(item, rate, rows, columns) for item in items),
+        workers=workers,
     )
-    records, missing = evaluate(
-        entries,
-        tokeniser.config.sample_rate,
-        codecs(tokeniser, threshold),
-        progress=lambda clips: tqdm(clips, desc="evaluating", unit="clip"),
-    )
+    missing = missing_packages(records)
     size = tokeniser.config.quantiser.codebook_size
     used = codebooks(records, size)
-    for record in records:
-        record.pop("codes", None)
     facts = {
         "codec": tokeniser.config.name,
         "weights": tokeniser.weights_hash,
@@ -309,17 +238,23 @@ def write_report(
         "threshold": threshold,
         "codebooks": used,
         "missing": missing,
-        "clips": records,
+        "clips": shown(records),
     }
     text = _report(entries, records, missing, tokeniser, asked, seconds, codebook_table(used, size))
     report.write(out, text, facts, records, METRICS)
 
 
-def load_codec(folder: Path) -> Tokeniser:
-    """The codec in `folder`, or in that of a whole system. Raises UserError."""
+def load_codec(folder: Path, threshold: float | None = None) -> Tokeniser:
+    """The codec in `folder`, or in that of a whole system. Raises UserError, also for a `threshold`
+    where the frame rate is fixed."""
     if not (folder / "config.json").exists():
         folder = folder / "codec"
-    return Tokeniser.load(folder)
+    tokeniser = Tokeniser.load(folder)
+    if threshold is not None and tokeniser.config.dynamic is None:
+        raise UserError(
+            f"codec {tokeniser.config.name}: its frame rate is fixed; leave out the threshold"
+        )
+    return tokeniser
 
 
 def _report(

@@ -13,6 +13,7 @@ from quark_jax.evaluation import html
 from quark_jax.files import replacing
 
 _RESAMPLES = 2000  # of the bootstrap
+_SUFFIXES = (".md", ".json", ".jsonl", ".html")  # of the files of a report, records among them
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ class Asked:
         """For the JSON of a report."""
         return asdict(self) | {"manifest": self.manifest.name}
 
+    def drawn(self) -> dict[str, Any]:
+        """How they are drawn, as `evaluation.codec.draw` takes it."""
+        return {k: v for k, v in asdict(self).items() if k not in ("manifest", "count")}
+
+    def of_a_clip(self) -> dict[str, Any]:
+        """What the record of a clip may depend on."""
+        return asdict(self) | {"manifest": self.manifest.resolve(), "count": None}
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A column. `value` takes what is judged, as the evaluation that has the column passes it; None
-    where the metric does not apply. Means weigh a clip by `weight` of the first of these."""
+    """A column. `value` takes what is judged: `judging.Heard`, the waves of a row, and the rate;
+    None where the metric does not apply. Means weigh a clip by `weight` of the first of these."""
 
     heading: str
     digits: int
@@ -150,12 +159,16 @@ def remarks(records: Iterable[Mapping[str, Any]], missing: Sequence[str]) -> lis
     return lines
 
 
-def check(out: Path) -> None:
-    """Raises UserError where no report can be written to `out`."""
+def check(out: Path, manifest: Path | None = None) -> None:
+    """Raises UserError where no report, of what is in `manifest`, can be written to `out`."""
     if out.suffix != ".md":
         raise UserError(f"--out {out}: end it in .md; the JSON and the page go beside it")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: folder {out.parent} does not exist; create it first")
+    if manifest is not None and manifest.resolve() in (
+        out.with_suffix(suffix).resolve() for suffix in _SUFFIXES
+    ):
+        raise UserError(f"--out {out}: would write over {manifest}; choose another name")
 
 
 def write(

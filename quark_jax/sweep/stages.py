@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -13,7 +14,9 @@ from data_pipelines import Entry, TokenisedDataset, make_source, tokenise
 from data_pipelines.alignments import Word
 from quark_jax.errors import UserError
 from quark_jax.evaluation import codebook_use
-from quark_jax.evaluation.codec import METRICS, codecs, draw, evaluate
+from quark_jax.evaluation.clips import judge, missing_packages, shown
+from quark_jax.evaluation.codec import METRICS, code, draw, result
+from quark_jax.evaluation.readers import Item
 from quark_jax.hcodec import HCodec, Tokeniser
 from quark_jax.sweep.config import Listening, Point, Tokens
 from quark_jax.sweep.words import PLACES, frames_by_place
@@ -65,15 +68,11 @@ def evaluated(
     name: str, tokeniser: Tokeniser, entries: Sequence[Entry], listening: Listening
 ) -> dict[str, Any]:
     """Records of held-out clips, with values under `name`, and a line for each missing package."""
-    ours = f"H-Codec {tokeniser.config.name}"
-    records, missing = evaluate(
-        _clips(entries, listening),
-        tokeniser.config.sample_rate,
-        {name: codecs(tokeniser)[ours]},
-        metrics={key: METRICS[key] for key in listening.metrics},
-        progress=lambda clips: tqdm(clips, desc="evaluating", unit="clip"),
-    )
-    return {"clips": records, "missing": missing}
+    rows, rate = {name: partial(code, tokeniser, None)}, tokeniser.config.sample_rate
+    columns = {key: METRICS[key] for key in listening.metrics}
+    clips = tqdm(_clips(entries, listening), desc="evaluating", unit="clip")
+    records = [judge(result(Item(c.id, (c,)), rate, rows, lambda: columns)) for c in clips]
+    return {"clips": shown(records), "missing": missing_packages(records)}
 
 
 def spent_in_words(

@@ -1,6 +1,7 @@
 """Small test sets in the layouts of the real ones, made of the recordings of the project."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,21 @@ LAYOUTS = {
     "vctk-vc": _vctk_pairs,
     "audiocaps-lass": _audiosep,
 }
+
+
+@pytest.fixture
+def leave_out(monkeypatch, tmp_path_factory) -> Callable[[Iterable[str]], None]:
+    """leave_out(packages): as if they were not installed, in processes too: these have our path."""
+
+    def hide(packages: Iterable[str]) -> None:
+        stubs = tmp_path_factory.mktemp("stubs")
+        for package in packages:
+            (stubs / f"{package}.py").write_text("raise ImportError('left out')")
+            for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(stubs)
+
+    return hide
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,26 @@
 """`quark eval tasks` on small models and real recordings."""
 
 import json
-import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
-from data_pipelines.examples import make_source
+from data_pipelines.examples import Example, make_source
 from quark_jax import audio
 from quark_jax.cli import main
 from quark_jax.errors import UserError
-from quark_jax.evaluation import mel_distance, stoi, tasks
+from quark_jax.evaluation import clips, judging, mel_distance, stoi, tasks
+from quark_jax.evaluation.clips import judge, missing_packages
+from quark_jax.evaluation.judging import Heard
+from quark_jax.evaluation.readers import Item
 from quark_jax.lm import Sampling
 from quark_jax.pipeline import QuarkAudio
 
 RATE = 16_000
-HEAVY = ("speechmos.dnsmos", "speechmos.plcmos", "resemblyzer", "jiwer")
+HEAVY = ("speechmos", "resemblyzer", "jiwer")
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +34,28 @@ def entries() -> list[Entry]:
 
 
 @pytest.fixture
-def light(monkeypatch):
-    for package in HEAVY:
-        monkeypatch.setitem(sys.modules, package, None)
+def light(leave_out):
+    leave_out(HEAVY)
 
 
-def _clips(name: str, entries: list[Entry], count: int, **options) -> list[tasks.Clip]:
-    return tasks.clips(name, entries, count, rate=RATE, seconds=1.0, **options)
+def _clips(name: str, entries: list[Entry], count: int, **options) -> list[tuple[Example, Heard]]:
+    drawn = tasks.clips(name, entries, count, rate=RATE, seconds=1.0, **options)
+    made = [clip.make() for clip in drawn]
+    assert [clip.id for clip in drawn] == [heard.item.id for _, heard in made]
+    return made
+
+
+def _run(model, manifest, name, out, *more) -> int:
+    given = ["--model", model, "--manifest", manifest, "--task", name, "--out", out]
+    return main(["eval", "tasks", *map(str, given), "--workers", "1", *map(str, more)])
 
 
 def test_restoration_is_asked_of_whole_recordings_in_noise_of_the_ratio(entries):
     drawn = _clips("sr", entries, 6, snr_db=(4.0, 6.0))
     known = {entry.id: entry for entry in entries}
-    assert len({clip.id for clip in drawn}) == 6
-    for clip in drawn:
-        entry, example = known[clip.id], clip.example
+    assert len({heard.item.id for _, heard in drawn}) == 6
+    for example, heard in drawn:
+        entry = known[heard.item.id]
         whole = entry.read(RATE)
         scale = example.target.max() / whole.max()
         np.testing.assert_allclose(example.target, scale * whole, atol=1e-5)
@@ -54,27 +64,27 @@ def test_restoration_is_asked_of_whole_recordings_in_noise_of_the_ratio(entries)
         assert plan["sir_db"] is None and not plan["reverberant"]
         noise = example.input - example.target
         assert 0 < np.sum(noise**2) < np.sum(example.target**2)
-        assert clip.text == (entry.text if entry.language == "en" else "")
-        assert clip.wanted is None
+        assert heard.item.targets == (entry,)
+        assert heard.reference is None
     again = _clips("sr", entries, 6, snr_db=(4.0, 6.0))
-    np.testing.assert_array_equal(drawn[3].example.input, again[3].example.input)
-    assert len({clip.example.provenance["plan"]["snr_db"] for clip in drawn}) == 6
-    published = [clip.example.provenance["plan"] for clip in _clips("sr", entries, 6)]
+    np.testing.assert_array_equal(drawn[3][0].input, again[3][0].input)
+    assert len({example.provenance["plan"]["snr_db"] for example, _ in drawn}) == 6
+    published = [example.provenance["plan"] for example, _ in _clips("sr", entries, 6)]
     assert any(plan["channel"] or plan["reverberant"] for plan in published)
 
 
 @pytest.mark.parametrize("name", ["tse", "rtse"])
 def test_the_voices_that_compete_are_those_of_the_mixture(entries, name):
     known = {entry.id: entry for entry in entries}
-    for clip in _clips(name, entries, 3, snr_db=(0.0, 10.0)):
-        told = clip.example.provenance
+    for example, heard in _clips(name, entries, 3, snr_db=(0.0, 10.0)):
+        told = example.provenance
         target, other = known[told["file"]], known[told["interferer"]]
         assert target.speaker != other.speaker
         assert told["plan"]["sir_db"] is not None
-        enrolled, recorded = (
-            (clip.wanted, clip.other) if name == "tse" else (clip.other, clip.wanted)
-        )
-        np.testing.assert_array_equal(enrolled, clip.example.reference)
+        enrolled, recorded = heard.reference, heard.other
+        if name == "rtse":
+            enrolled, recorded = recorded, enrolled
+        np.testing.assert_array_equal(enrolled, example.reference)
         whole = other if name == "tse" else target
         np.testing.assert_array_equal(recorded, whole.read(RATE))
         speaker = target.speaker if name == "tse" else other.speaker
@@ -86,26 +96,27 @@ def test_events_are_asked_of_examples_as_in_training(entries):
     drawn = _clips("lass", told, 2)
     source = make_source("lass", told, rate=RATE, seconds=1.0)
     assert len(drawn) == 2
-    np.testing.assert_array_equal(drawn[0].example.input, source[0].input)
-    assert drawn[0].example.caption
-    assert list(tasks.metrics_of("lass")) == ["sdr", "mel"]
+    np.testing.assert_array_equal(drawn[0][0].input, source[0].input)
+    assert drawn[0][1].item.query == drawn[0][0].caption != ""
+    assert list(tasks.columns("lass")) == ["sdr", "mel"]
     with pytest.raises(UserError, match="noise alone is for speech"):
         _clips("lass", told, 2, snr_db=(0.0, 10.0))
 
 
 def test_each_row_is_measured_against_the_target(entries, every_task, light, monkeypatch):
     quark = QuarkAudio.load(every_task)
-    drawn = _clips("sr", entries, 3, snr_db=(0.0, 0.0))
+    drawn = tasks.clips("sr", entries, 3, rate=RATE, seconds=1.0, snr_db=(0.0, 0.0))
 
     def perfect(jobs, sampling, batch):
         for job in jobs:
-            yield job, (job.label.example.target,)
+            heard, _ = job.label
+            yield job, heard.targets
 
     monkeypatch.setattr(quark, "run", perfect)
-    kept = []
-    records, missing = tasks.evaluate(
-        quark, "sr", drawn, done=lambda number, clip, waves: kept.append((number, clip.id, waves))
-    )
+    jobs, columns = tasks.jobs(quark, "sr", drawn), partial(tasks.columns, "sr")
+    results = list(tasks.results(quark, jobs, columns))
+    records = [judge(result) for result in results]
+    missing = missing_packages(records)
     assert [record["id"] for record in records] == [clip.id for clip in drawn]
     assert [line.partition(":")[0] for line in missing] == [
         "DNSMOS",
@@ -114,50 +125,45 @@ def test_each_row_is_measured_against_the_target(entries, every_task, light, mon
         "WER (en)",
         "CER (en)",
     ]
-    for record, clip, (_, name, waves) in zip(records, drawn, kept, strict=True):
-        assert name == clip.id
-        target = clip.example.target
+    for record, result in zip(records, results, strict=True):
+        (target,), untouched = result.heard.targets, result.heard.input
         coded = quark.tokeniser.decode(quark.tokeniser.encode(target, RATE))[0][: len(target)]
         values = record["values"]
         assert values["model"]["mel"] == 0
         assert values["model"]["stoi"] == pytest.approx(1, abs=1e-6)
-        assert values["input"]["mel"] == pytest.approx(
-            mel_distance(target, clip.example.input, RATE)
-        )
-        assert values["input"]["stoi"] == pytest.approx(stoi(target, clip.example.input, RATE))
+        assert values["input"]["mel"] == pytest.approx(mel_distance(target, untouched, RATE))
+        assert values["input"]["stoi"] == pytest.approx(stoi(target, untouched, RATE))
         assert values["codec"]["mel"] == pytest.approx(mel_distance(target, coded, RATE), abs=1e-4)
         assert "mel" not in values["target"]
-        assert all(len(wave) == len(target) for wave in waves.values())
+        assert all(len(wave) == len(target) for (wave,) in result.rows.values())
 
 
 def test_a_voice_is_nearer_to_the_wanted_one(monkeypatch):
     alike = {(1, 1): 0.9, (2, 1): 0.4}
     monkeypatch.setattr(
-        tasks.quality, "speaker_similarity", lambda voice, wave, rate: alike[voice[0], wave[0]]
+        judging.quality, "speaker_similarity", lambda voice, wave, rate: alike[voice[0], wave[0]]
     )
-    metric = tasks.metrics_of("tse")["nearer"].value
+    metric = tasks.columns("tse")["nearer"].value
     one, two = np.array([1]), np.array([2])
-    assert metric(tasks.Clip(None, "", wanted=one, other=two), one, RATE) == 1
-    assert metric(tasks.Clip(None, "", wanted=two, other=one), one, RATE) == 0
-    assert metric(tasks.Clip(None, ""), one, RATE) is None
+    item = Item("", ())
+    assert metric(Heard(item, (), reference=one, other=two), (one,), RATE) == 1
+    assert metric(Heard(item, (), reference=two, other=one), (one,), RATE) == 0
+    assert metric(Heard(item, ()), (one,), RATE) is None
 
 
 def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     manifest, out = tmp_path / "clips.jsonl", tmp_path / "report.md"
     write_manifest(entries, manifest)
-    arguments = ["--model", every_task, "--manifest", manifest, "--task", "tse", "--out", out]
     more = ["--examples", "2", "--snr", "0", "10", "--samples", "1"]
-    asked, evaluate = [], tasks.evaluate
+    asked, run = [], QuarkAudio.run
 
     def watched(*given, **options):
         asked.append(options["sampling"])
-        return evaluate(*given, **options)
+        return run(*given, **options)
 
-    monkeypatch.setattr(tasks, "evaluate", watched)
-    assert (
-        main(["eval", "tasks", *map(str, arguments), *more, "--temperature", "0.3", "--top-k", "9"])
-        == 0
-    )
+    monkeypatch.setattr(QuarkAudio, "run", watched)
+    more += ["--temperature", "0.3", "--top-k", "9"]
+    assert _run(every_task, manifest, "tse", out, *more) == 0
     assert asked == [Sampling(0.3, top_k=9, guided=("reference",))]
     text, facts = out.read_text(), json.loads(out.with_suffix(".json").read_text())
     assert "2 examples" in text and "with noise of 0 to 10 dB alone" in text
@@ -175,6 +181,59 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     assert mel_distance(target, model, rate) == pytest.approx(
         facts["examples"][0]["values"]["model"]["mel"], abs=5e-3
     )
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[str]:
+    """The recordings that examples are made of, as they are made."""
+    found, speech = [], tasks._speech
+
+    def counted(name, entry, *given):
+        found.append(entry.id)
+        return speech(name, entry, *given)
+
+    monkeypatch.setattr(tasks, "_speech", counted)
+    return found
+
+
+def test_an_interrupted_report_goes_on(entries, every_task, light, made, tmp_path, monkeypatch):
+    """Its result and its samples are those of another, by processes."""
+    manifest, out, whole = (tmp_path / name for name in ("clips.jsonl", "report.md", "whole.md"))
+    write_manifest(entries[:3], manifest)
+    judged = []
+
+    def interrupted(result):
+        judged.append(result.record["id"])
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return judge(result)
+
+    monkeypatch.setattr(clips, "judge", interrupted)
+    assert _run(every_task, manifest, "sr", out, "--samples", 1) == 130
+    assert len(out.with_suffix(".jsonl").read_text().splitlines()) == 1 and not out.exists()
+    made.clear()
+    assert _run(every_task, manifest, "sr", out, "--samples", 1) == 0
+    assert made == judged[2:] and {judged[0], *made} == {entry.id for entry in entries[:3]}
+    monkeypatch.setattr(clips, "judge", judge)  # which other processes find
+    assert _run(every_task, manifest, "sr", whole, "--samples", 1, "--workers", 2) == 0
+    for suffix in (".md", ".json", ".html"):
+        assert out.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
+
+
+def test_samples_are_those_of_the_records(entries, every_task, light, made, tmp_path):
+    """What is done is made again where its sample is wanted and is missing, or is of others."""
+    manifest, folder = tmp_path / "clips.jsonl", tmp_path / "report"
+    write_manifest(entries[:2], manifest)
+    report = partial(_run, every_task, manifest, "sr", tmp_path / "report.md")
+    assert report() == 0 and len(made) == 2 and not folder.exists()
+    assert report("--samples", 1) == 0 and made[2:] == made[:1]
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(kept) == 5
+    assert report("--samples", 1) == 0 and len(made) == 3
+    assert report("--samples", 1, "--temperature", 2) == 0 and len(made) == 5
+    assert (folder / "0-model.flac").read_bytes() != kept["0-model.flac"]
+    assert report("--samples", 1) == 0 and made[5:] == made[:1]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
 
 
 @pytest.mark.parametrize(
