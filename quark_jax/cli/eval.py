@@ -70,7 +70,7 @@ def _add_tasks(kinds) -> None:
         "--snr", type=number, nargs=2, metavar="DB", help="least and most dB of noise alone"
     )
     tasks.add_argument(
-        "--samples", type=int, default=0, help="examples to keep (default: %(default)s)"
+        "--samples", type=count, default=0, help="examples to keep (default: %(default)s)"
     )
     _clap_option(tasks)
     sampling_options(tasks)

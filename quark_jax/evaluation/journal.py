@@ -9,6 +9,8 @@ from typing import IO, Any
 from quark_jax.errors import UserError
 from quark_jax.files import hold
 
+_BEGIN = b'{"key": '  # of a line
+
 
 class Journal:
     """Records of clips, by id. `journal` opens one."""
@@ -18,8 +20,8 @@ class Journal:
         self._records: dict[str, dict[str, Any]] = {}
         whole = 0  # bytes of lines that were written to their end
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):  # the process was killed while it wrote this one
-                break
+            if not line.endswith(b"\n") and (line.startswith(_BEGIN) or _BEGIN.startswith(line)):
+                break  # the process was killed while it wrote this one
             try:
                 entry = json.loads(line)
                 if entry["key"] == key:

@@ -39,13 +39,15 @@ def test_a_line_that_was_cut_off_is_done_again(tmp_path):
         assert path.read_bytes().count(b"\n") == 2
 
 
-@pytest.mark.parametrize("line", ["{}", "[1]", "what?", '{"key": "one", "record": {}}'])
-def test_another_file_is_refused_and_left_as_it_is(tmp_path, line):
+@pytest.mark.parametrize(
+    "text", ["{}\n", "[1]\n", "what?\n", '{"key": "one", "record": {}}\n', "{}", "what?"]
+)
+def test_another_file_is_refused_and_left_as_it_is(tmp_path, text):
     path = tmp_path / "a.jsonl"
-    path.write_text(f"{line}\n")
+    path.write_text(text)
     with pytest.raises(UserError, match=r"a\.jsonl:1: is no record"), journal(path, "one"):
         pass
-    assert path.read_text() == f"{line}\n"
+    assert path.read_text() == text
 
 
 def test_one_at_a_time(tmp_path):
