@@ -12,7 +12,7 @@ from quark_jax.lm.attention import attend, splash_flops
 
 def inputs(time: int = 128, heads: int = 4, kv_heads: int = 2) -> list[jax.Array]:
     keys = jax.random.split(jax.random.key(0), 3)
-    shapes = [(2, time, count, 8) for count in (heads, kv_heads, kv_heads)]
+    shapes = [(2, count, time, 8) for count in (heads, kv_heads, kv_heads)]
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
@@ -51,5 +51,5 @@ def test_without_a_tpu_it_is_xla_that_attends():
 
 def test_operations_of_the_kernel():
     """One block: all pairs; two: three of four. Two products forward, seven backward."""
-    assert splash_flops(1, 128, 1, 1, forward=1) == 128**2 * 2 * (2 + 7)
-    assert splash_flops(1, 1024, 1, 1, forward=1) == 0.75 * 1024**2 * 18
+    assert splash_flops(1, 1, 128, 1, forward=1) == 128**2 * 2 * (2 + 7)
+    assert splash_flops(1, 1, 1024, 1, forward=1) == 0.75 * 1024**2 * 18
