@@ -111,14 +111,14 @@ def _attention_flops(config: LMTraining, mesh: Mesh) -> float:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         if not takes_splash(query, key, lm.attention):
             return 0.0
-    forward = 1 if lm.remat is None else 2  # the kernel's output is no product that "dots" keeps
+    forward = 2 if lm.remat == "full" else 1
     return lm.layers * config.accumulate * splash_flops(*query, forward=forward)
 
 
 _REMAT = {
     None: "nothing, by the config (lm.remat)",
     "full": "each layer, from its input (lm.remat full)",
-    "dots": "of each layer all but its projections (lm.remat dots)",
+    "dots": "of each layer all but its projections and the attention kernel (lm.remat dots)",
 }
 
 

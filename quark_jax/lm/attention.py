@@ -14,6 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 
 from quark_jax.nn.placement import BATCH_AXES, batch_shards, current_mesh
+from quark_jax.nn.stack import KEPT
 
 _BLOCKS = (512, 256, 128)  # positions; the kernel takes multiples of 128
 
@@ -112,6 +113,7 @@ def _splash(
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
+            residual_checkpoint_name=KEPT,
             interpret=interpret,
         )
         ids = None if segments is None else SegmentIds(segments, segments)

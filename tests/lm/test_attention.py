@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from quark_jax.lm.attention import attend, splash_flops
+from quark_jax.nn.stack import REMAT_POLICIES
 
 
 def inputs(time: int = 128, heads: int = 4, kv_heads: int = 2) -> list[jax.Array]:
@@ -35,6 +36,14 @@ def test_the_kernel_gives_what_xla_gives(packed):
     np.testing.assert_allclose(made, plain, atol=2e-6)
     for ours, theirs in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_policy_dots_keeps_what_the_kernel_gives(capsys):
+    """Values and the logarithms of sums, of which the backward kernels are made."""
+    kept = jax.checkpoint(partial(attend, kind="splash"), policy=REMAT_POLICIES["dots"])
+    jax.ad_checkpoint.print_saved_residuals(kept, *inputs())
+    made = [line for line in capsys.readouterr().out.splitlines() if "output of" in line]
+    assert [line.split()[0] for line in made] == ["f32[2,4,128,8]", "f32[2,4,128]"]
 
 
 def test_rows_that_the_kernel_does_not_take_are_refused():
