@@ -38,8 +38,7 @@ Tokenising on 256 TPUs v5e, 8 recordings of 5 s on each:
     quark aot --topology v5e:16x16 --config configs/codec/published.py:1.0 --program tokenise \
         --batch 2048
 
-prints 1.28 GiB of 16.00 GiB at the peak and no collectives, at least 5.62 ms for the batch (a
-bound; by the compiler's cycles 28.73 ms). launch/README.md says how far to trust these.
+launch/README.md has what it prints, and says how far to trust it.
 """
 
 from dataclasses import replace

@@ -32,14 +32,13 @@ base on 256 TPUs v5e, with 32 sequences on each:
         --config.lm.dtype=bfloat16 --config.lm.scan=True --config.lm.remat=full \
         --config.data.batch_size=2048
 
-prints 5.77 GiB of 16.00 GiB at the peak, a step of at least 171.60 ms, MFU at most 71.0 % (a bound;
-by the compiler's cycles 429.77 ms and 28.3 %). Sampling there, 8 recordings of 5 s on each:
+prints 5.77 GiB of 16.00 GiB at the peak, a step of at least 172.64 ms, MFU at most 70.6 % (a bound;
+by the compiler's cycles 346.09 ms and 35.2 %). Sampling there, 8 recordings of 5 s on each:
 
     quark aot --topology v5e:16x16 --config configs/lm/published.py:base --program sample \
         --config.lm.dtype=bfloat16 --batch 2048
 
-prints 1.74 GiB at the peak, at least 608.62 ms for the 253 steps (by the cycles 822.84 ms).
-launch/README.md says how far to trust these.
+launch/README.md has the figures, of training on other chips too, and says how far to trust them.
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
 50 positions of the input or reference.

@@ -105,18 +105,20 @@ def _attention_flops(config: LMTraining, mesh: Mesh) -> float:
     if packing is None:  # rows of any length: XLA attends
         return 0.0
     rows = config.data.batch_size // config.accumulate
-    query = rows, packing.positions, lm.heads, lm.head_dim
+    query, key = (
+        (rows, heads, packing.positions, lm.head_dim) for heads in (lm.heads, lm.kv_heads)
+    )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        if not takes_splash(query, (*query[:2], lm.kv_heads, lm.head_dim), lm.attention):
+        if not takes_splash(query, key, lm.attention):
             return 0.0
-    forward = 1 if lm.remat is None else 2  # the kernel's output is no product that "dots" keeps
+    forward = 2 if lm.remat == "full" else 1
     return lm.layers * config.accumulate * splash_flops(*query, forward=forward)
 
 
 _REMAT = {
     None: "nothing, by the config (lm.remat)",
     "full": "each layer, from its input (lm.remat full)",
-    "dots": "of each layer all but its projections (lm.remat dots)",
+    "dots": "of each layer all but its projections and the attention kernel (lm.remat dots)",
 }
 
 

@@ -70,7 +70,7 @@ class TransformerLayer(nnx.Module):
     def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
         batch, time, width = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(batch, time, 3, self.heads, width // self.heads)
-        positions = jnp.arange(time)[None]
+        positions = jnp.arange(time)[:, None]
         q, k = (rotate_pairs(qkv[:, :, i], positions) for i in (0, 1))
         y = jax.nn.dot_product_attention(q, k, qkv[:, :, 2], mask=key_mask(mask))
         y = self.out(y.reshape(batch, time, width))

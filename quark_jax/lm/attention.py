@@ -14,6 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 
 from quark_jax.nn.placement import BATCH_AXES, batch_shards, current_mesh
+from quark_jax.nn.stack import KEPT
 
 _BLOCKS = (512, 256, 128)  # positions; the kernel takes multiples of 128
 
@@ -26,8 +27,8 @@ def attend(
     *,
     kind: str = "auto",
 ) -> jax.Array:
-    """Causal attention, [batch, time, heads, dim] with keys and values [batch, time, kv_heads, dim]
-    -> [batch, time, heads, dim]; nothing passes between unlike `segments` [batch, time].
+    """Causal attention, [batch, heads, time, dim] with keys and values [batch, kv_heads, time, dim]
+    -> [batch, heads, time, dim]; nothing passes between unlike `segments` [batch, time].
 
     `kind` "splash" takes splash attention (`jax.experimental.pallas.ops.tpu`), "xla"
     `jax.nn.dot_product_attention`, and "auto" splash in a step that is traced for TPUs, where it
@@ -38,24 +39,38 @@ def attend(
     mask = None
     if segments is not None:
         mask = jnp.tril(segments[:, None, :, None] == segments[:, None, None, :])
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=mask is None)
+    return attend_masked(query, key, value, mask, causal=mask is None)
+
+
+def attend_masked(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    *,
+    causal: bool = False,
+) -> jax.Array:
+    """Attention by XLA under `mask` [batch, 1, queries, keys], shapes as `attend` has them."""
+    query, key, value = (a.swapaxes(1, 2) for a in (query, key, value))
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    return y.swapaxes(1, 2)
 
 
 def takes_splash(query: tuple[int, ...], key: tuple[int, ...], kind: str) -> bool:
     """Whether `attend` takes the kernel for queries and keys of these shapes."""
     mesh = current_mesh()
     over = (1, 1) if mesh is None else (batch_shards(mesh), mesh.shape["tensor"])
-    fits = not (query[1] % _BLOCKS[-1] or query[0] % over[0] or key[2] % over[1])
+    fits = not (query[2] % _BLOCKS[-1] or query[0] % over[0] or key[1] % over[1])
     if kind == "splash" and not fits:
         raise ValueError(
-            f"attention 'splash': takes no rows of {query[1]} positions, or a batch of {query[0]} "
-            f"and {key[2]} heads that do not divide over the devices; make rows a multiple of 128, "
+            f"attention 'splash': takes no rows of {query[2]} positions, or a batch of {query[0]} "
+            f"and {key[1]} heads that do not divide over the devices; make rows a multiple of 128, "
             "or choose attention 'auto'"
         )
     return kind == "splash" or (kind == "auto" and fits and _on_tpu())
 
 
-def splash_flops(batch: int, time: int, heads: int, dim: int, *, forward: int) -> float:
+def splash_flops(batch: int, heads: int, time: int, dim: int, *, forward: int) -> float:
     """Operations of the kernel in a step that does the forward pass `forward` times and the
     backward pass once. Blocks above the diagonal are left out, those of other segments are not."""
     blocks = time // _block(time)
@@ -82,7 +97,7 @@ def _splash(
     # Off a TPU the kernel is interpreted: slow, and for tests.
     interpret = not _on_tpu()
 
-    def attend(query, key, value, segments):  # heads first, of one device
+    def attend(query, key, value, segments):  # of one device
         heads, time = query.shape[1:3]
         block = _block(time)
         sizes = BlockSizes(
@@ -98,18 +113,18 @@ def _splash(
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
+            residual_checkpoint_name=KEPT,
             interpret=interpret,
         )
         ids = None if segments is None else SegmentIds(segments, segments)
         return jax.vmap(kernel)(query, key, value, ids)
 
     scaled = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
-    arguments = [a.swapaxes(1, 2) for a in (scaled, key, value)]
     if mesh is None:
-        return attend(*arguments, segments).swapaxes(1, 2)
+        return attend(scaled, key, value, segments)
     split = PartitionSpec(BATCH_AXES, "tensor")
     rows = None if segments is None else PartitionSpec(BATCH_AXES)
     sharded = jax.shard_map(
         attend, in_specs=(split, split, split, rows), out_specs=split, check_vma=False
     )
-    return sharded(*arguments, segments).swapaxes(1, 2)
+    return sharded(scaled, key, value, segments)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from quark_jax.lm.attention import attend
+from quark_jax.lm.attention import attend, attend_masked
 from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import (
     SECTIONS,
@@ -48,14 +48,16 @@ class Attention(nnx.Module):
         self.dim, self.theta, self.kind = dim, config.rope_theta, config.attention
 
     def project(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, Pair]:
-        """Queries [batch, time, heads, dim], and keys and values [batch, time, kv_heads, dim]."""
+        """Queries [batch, heads, time, dim], and keys and values [batch, kv_heads, time, dim]."""
 
-        def split(y: jax.Array) -> jax.Array:
-            return y.reshape(*y.shape[:-1], -1, self.dim)
+        def heads(layer: nnx.Linear) -> jax.Array:
+            kernel = layer.kernel[...].astype(x.dtype).reshape(x.shape[-1], -1, self.dim)
+            return jnp.einsum("btw,whd->bhtd", x, kernel)
 
-        query = rotate_half(split(self.query(x)), positions, self.theta)
-        key = rotate_half(split(self.key(x)), positions, self.theta)
-        return query, (key, split(self.value(x)))
+        positions = positions[..., None, :]  # alike in all heads
+        query = rotate_half(heads(self.query), positions, self.theta)
+        key = rotate_half(heads(self.key), positions, self.theta)
+        return query, (key, heads(self.value))
 
     def attend(self, query: jax.Array, pair: Pair, segments: jax.Array | None) -> jax.Array:
         """Causal attention of whole sequences, within `segments` [batch, time] if there are some.
@@ -64,10 +66,11 @@ class Attention(nnx.Module):
 
     def attend_cached(self, query: jax.Array, pair: Pair, mask: jax.Array) -> jax.Array:
         """Attention under `mask` [batch, 1, queries, keys]."""
-        return self._joined(jax.nn.dot_product_attention(query, *pair, mask=mask))
+        return self._joined(attend_masked(query, *pair, mask))
 
     def _joined(self, y: jax.Array) -> jax.Array:
-        return self.out(y.reshape(*y.shape[:-2], -1))
+        kernel = self.out.kernel[...].astype(y.dtype).reshape(-1, self.dim, self.out.out_features)
+        return jnp.einsum("bhtd,hdw->btw", y, kernel)
 
 
 class MLP(nnx.Module):
@@ -112,7 +115,7 @@ class Block(nnx.Module):
         x = batch_split(x)
         query, written = self.attention.project(self.attention_norm(x), positions)
         x = batch_split(x + self.attention.attend(query, written, segments))
-        return x + self.mlp(self.mlp_norm(x)), _heads_first(written)
+        return x + self.mlp(self.mlp_norm(x)), written
 
     def step(
         self, x: jax.Array, positions: jax.Array, cache: Cache, slot: jax.Array, mask: jax.Array
@@ -122,15 +125,10 @@ class Block(nnx.Module):
         query, written = self.attention.project(self.attention_norm(x), positions)
         cache = tuple(
             jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
-            for old, new in zip(cache, _heads_first(written), strict=True)
+            for old, new in zip(cache, written, strict=True)
         )
-        x = x + self.attention.attend_cached(query, _heads_first(cache), mask)
+        x = x + self.attention.attend_cached(query, cache, mask)
         return x + self.mlp(self.mlp_norm(x)), cache
-
-
-def _heads_first(pair: Pair) -> Pair:
-    """[batch, time, heads, dim] -> [batch, heads, time, dim], and back."""
-    return pair[0].swapaxes(1, 2), pair[1].swapaxes(1, 2)
 
 
 class Backbone(nnx.Module):

@@ -63,7 +63,7 @@ class RecurrentAttention(nnx.Module):
         batch, frames, width = x.shape
         x = self.lstm(x)
         split = (batch, frames, self.heads, width // self.heads)
-        positions = jnp.arange(frames)[None]
+        positions = jnp.arange(frames)[:, None]
         q = rotate_half(self.query(x).reshape(split), positions)
         k = rotate_half(self.key(x).reshape(split), positions)
         v = self.value(x).reshape(split)

@@ -1,13 +1,28 @@
 """A stack of equal blocks: unrolled, or stored as one block with a leading axis and scanned."""
 
+import math
 from collections.abc import Callable
 
 import jax
 from flax import nnx
 
+KEPT = "kept"  # `checkpoint_name` of what "dots" keeps beside products
+_TERMS = 128  # of the sums in a product that is worth the memory
+
+
+def _kept(primitive, *inputs, **params) -> bool:
+    """Whether "dots" keeps what `primitive` computes: products with parameters, and what is named.
+    Products of a few channels, as in rotary embedding, cost little to compute again."""
+    policies = jax.checkpoint_policies
+    if policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **params):
+        (axes, _), _ = params["dimension_numbers"]
+        return math.prod(inputs[0].shape[axis] for axis in axes) >= _TERMS
+    return policies.save_only_these_names(KEPT)(primitive, *inputs, **params)
+
+
 REMAT_POLICIES = {
     "full": None,  # keep the input of each block, recompute the rest
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections
+    "dots": _kept,  # keep projections too, and what the attention kernel gives
 }
 
 

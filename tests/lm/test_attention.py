@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from quark_jax.lm.attention import attend, splash_flops
+from quark_jax.nn.stack import REMAT_POLICIES
 
 
 def inputs(time: int = 128, heads: int = 4, kv_heads: int = 2) -> list[jax.Array]:
     keys = jax.random.split(jax.random.key(0), 3)
-    shapes = [(2, time, count, 8) for count in (heads, kv_heads, kv_heads)]
+    shapes = [(2, count, time, 8) for count in (heads, kv_heads, kv_heads)]
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
@@ -37,6 +38,14 @@ def test_the_kernel_gives_what_xla_gives(packed):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_the_policy_dots_keeps_what_the_kernel_gives(capsys):
+    """Values and the logarithms of sums, of which the backward kernels are made."""
+    kept = jax.checkpoint(partial(attend, kind="splash"), policy=REMAT_POLICIES["dots"])
+    jax.ad_checkpoint.print_saved_residuals(kept, *inputs())
+    made = [line for line in capsys.readouterr().out.splitlines() if "output of" in line]
+    assert [line.split()[0] for line in made] == ["f32[2,4,128,8]", "f32[2,4,128]"]
+
+
 def test_rows_that_the_kernel_does_not_take_are_refused():
     with pytest.raises(ValueError, match="rows of 100 positions"):
         attend(*inputs(time=100), kind="splash")
@@ -51,5 +60,5 @@ def test_without_a_tpu_it_is_xla_that_attends():
 
 def test_operations_of_the_kernel():
     """One block: all pairs; two: three of four. Two products forward, seven backward."""
-    assert splash_flops(1, 128, 1, 1, forward=1) == 128**2 * 2 * (2 + 7)
-    assert splash_flops(1, 1024, 1, 1, forward=1) == 0.75 * 1024**2 * 18
+    assert splash_flops(1, 1, 128, 1, forward=1) == 128**2 * 2 * (2 + 7)
+    assert splash_flops(1, 1, 1024, 1, forward=1) == 0.75 * 1024**2 * 18

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from quark_jax.nn import linear
-from quark_jax.nn.stack import Stack
+from quark_jax.nn.stack import REMAT_POLICIES, Stack
 
 
 class Block(nnx.Module):
@@ -34,6 +34,17 @@ def test_scanned_and_rematerialised_stacks_equal_the_plain_one(scan, remat):
     expected_loss, expected_kernels = value_and_gradient(make())
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
     np.testing.assert_allclose(kernels, expected_kernels, rtol=1e-5, atol=1e-5)
+
+
+def test_dots_keeps_products_with_long_sums_alone(capsys):
+    def apply(x, wide, narrow):
+        return jnp.sin(jnp.sin(x @ wide) @ narrow).sum()
+
+    arrays = [jnp.ones(shape) for shape in ((4, 256), (256, 64), (64, 64))]
+    kept = jax.checkpoint(apply, policy=REMAT_POLICIES["dots"])
+    jax.ad_checkpoint.print_saved_residuals(kept, *arrays)
+    made = [line for line in capsys.readouterr().out.splitlines() if "argument" not in line]
+    assert len(made) == 1 and made[0].startswith("f32[4,64] ")
 
 
 def test_scanned_parameters_name_their_leading_axis():
