@@ -1,6 +1,7 @@
 """`quark eval tasks` on small models and real recordings."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -216,8 +217,14 @@ def test_an_interrupted_report_goes_on(entries, every_task, light, made, tmp_pat
     assert made == judged[2:] and {judged[0], *made} == {entry.id for entry in entries[:3]}
     monkeypatch.setattr(clips, "judge", judge)  # which other processes find
     assert _run(every_task, manifest, "sr", whole, "--samples", 1, "--workers", 2) == 0
-    # Values to the digits that are told: windows share other batches, which round otherwise.
     assert out.read_bytes() == whole.read_bytes()
+    # Values to rounding: after an interruption windows share other batches.
+    values, same = (path.with_suffix(".json").read_text() for path in (out, whole))
+    near = json.loads(same, parse_float=lambda text: pytest.approx(float(text), rel=1e-3))
+    assert json.loads(values) == near
+    pages = (path.with_suffix(".html").read_text() for path in (out, whole))
+    players, same = (re.findall(r"data:audio[^\"']+", page) for page in pages)
+    assert players == same and players
 
 
 def test_samples_are_those_of_the_records(entries, every_task, light, made, tmp_path):

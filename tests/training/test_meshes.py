@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-MESHES = [{"data": 2, "fsdp": 4}, {"data": 4, "fsdp": 2}]
-ONE_ITEM_EACH = {"data": 8}
+MESHES = [{"data": 2, "fsdp": 4}, {"data": 4, "fsdp": 2}, {"data": 8}]
 
 
 def apart(program: str, meshes: list[dict[str, int]]) -> dict[str, tuple[float, float, float]]:
-    """{model and mesh: how far loss, update and single arrays are from those of one device}."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    """{model and mesh: how far loss, update and single arrays are from those of one device}.
+
+    By programs as users have them: without optimisation, as other tests compile (conftest.py), some
+    CPUs round the codec's gradient a hundred times as coarsely (1.5e-3 of the update)."""
+    flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name(program), json.dumps(meshes)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
@@ -33,19 +35,15 @@ def apart(program: str, meshes: list[dict[str, int]]) -> dict[str, tuple[float, 
 def test_a_step_is_the_same_on_every_mesh():
     """The loss to 1e-6; the update, as the optimisers' moments have it, and the codebooks, which
     are taken from all items together, to 1e-5 of the language model, and to 2e-5 through codec and
-    discriminators, where float32 rounds to 1.4e-5. Single arrays to 1e-4 (see meshes.py). Of one
-    item on each device the codec's loss alone: on some CPUs rounding then turns a slope of its
-    losses over (1.5e-3 of the update), which double precision shows to be no more than that."""
-    for name, (loss, update, array) in apart("meshes.py", [*MESHES, ONE_ITEM_EACH]).items():
-        assert loss <= 1e-6, name
-        if name != f"codec {ONE_ITEM_EACH}":
-            allowed = 1e-5 if name.startswith("lm") else 2e-5
-            assert update <= allowed and array <= 1e-4, name
+    discriminators, where float32 rounds to 1.4e-5. Single arrays to 1e-4 (see meshes.py)."""
+    for name, (loss, update, array) in apart("meshes.py", MESHES).items():
+        allowed = 1e-5 if name.startswith("lm") else 2e-5
+        assert loss <= 1e-6 and update <= allowed and array <= 1e-4, name
 
 
 @pytest.mark.slow
 def test_nothing_but_rounding_is_apart():
     """In double precision, on meshes that split parameters along either side."""
-    meshes = [MESHES[0], ONE_ITEM_EACH, {"data": 2, "fsdp": 2, "tensor": 2}]
+    meshes = [MESHES[0], {"data": 2, "fsdp": 2, "tensor": 2}]
     for name, differences in apart("meshes_double.py", meshes).items():
         assert max(differences) <= 1e-11, name
