@@ -94,6 +94,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | PathLike, *, keep: int = 2, best: KeepBest | None = None):
         logging.getLogger("absl").addFilter(_telling)
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = _unless_late
         self._folder = absolute(workdir) / "checkpoints"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +233,13 @@ def _telling(record: logging.LogRecord) -> bool:
     a traceback from each of its threads; that a step was not evaluated is no fault."""
     told = record.exc_info and "orbax" in record.pathname and _refused(record.exc_info[1])
     return not (told or record.msg.startswith("Requested `tracked_metric`"))
+
+
+def _unless_late(unraisable: Any) -> None:
+    """Python's hook of the name, but for writes that end after Orbax has given up on their
+    checkpoint: TensorStore's threads find its event loop closed, and nobody to raise that to."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _reason(error: Exception) -> str:

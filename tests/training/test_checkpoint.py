@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_old_checkpoint_stays_whole(saved)
         f"quark: {workdir}/checkpoints: the checkpoint of step 4 cannot be written (File too "
         "large); that of step 3 is whole; make room and run the same command again to go on"
     )
-    assert "OSError" not in done.stderr and "ValueError" not in done.stderr  # of Orbax's threads
+    assert "Error" not in done.stderr  # of the threads of Orbax and TensorStore
     checkpoints, data = Checkpoints(workdir), make_data()
     assert checkpoints.latest == 3
     checkpoints.restore(everywhere(make_state()), data, CONFIG)
