@@ -1,8 +1,8 @@
 """Operations of a training step: what MFU is a share of.
 
 Counted is what the model has to compute, once: what is computed again in the backward pass to save
-memory does not count, and neither does what is no matrix product or convolution, or is one for the
-chip's sake alone, as the turn in rotary embedding (`nn.rotate_half`). A count by trace has that too.
+memory does not count, and neither does what is no matrix product or convolution. The turn in rotary
+embedding (`nn.rotate_half`), a product for the chip's sake alone, is in counts by trace only.
 """
 
 from collections.abc import Callable, Iterator
