@@ -19,12 +19,13 @@ condition the model. Memory is that of parameters, gradient and two moments, flo
 
     size    layers x width   parameters   memory     compute    layers                over devices
     small   12 x 512           47.7 M      0.76 GB   float32    unrolled              copied
-    base    16 x 1024         223.9 M      3.58 GB   float32    unrolled              copied
+    base    16 x 1024         223.9 M      3.58 GB   float32    unrolled              split (fsdp)
     large   24 x 2048        1270.0 M     20.32 GB   bfloat16   scanned, recomputed   split (fsdp)
 
 An average of the weights (--config.average=0.999) is 4 bytes a parameter more. The activations of a
 batch and the encoders' weights come on top. On several devices, --config.run.mesh.data=1
---config.run.mesh.fsdp=-1 splits parameters and moments over all, as large does by itself.
+--config.run.mesh.fsdp=-1 splits parameters and moments over all, as base and large do by
+themselves.
 
 base on 256 TPUs v5e, with 32 sequences on each:
 
@@ -32,11 +33,12 @@ base on 256 TPUs v5e, with 32 sequences on each:
         --config.lm.dtype=bfloat16 --config.lm.scan=True --config.lm.remat=full \
         --config.data.batch_size=2048
 
-prints 5.77 GiB of 16.00 GiB at the peak, a step of at least 172.64 ms, MFU at most 70.6 % (a bound;
-by the compiler's cycles 346.09 ms and 35.2 %). Sampling there, 8 recordings of 5 s on each:
+prints 2.53 GiB of 16.00 GiB at the peak, a step of at least 172.64 ms, MFU at most 70.6 % (a bound;
+by the compiler's cycles 315.78 ms and 38.6 %). Sampling there, all weights and 8 recordings of 5 s
+on each:
 
     quark aot --topology v5e:16x16 --config configs/lm/published.py:base --program sample \
-        --config.lm.dtype=bfloat16 --batch 2048
+        --config.lm.dtype=bfloat16 --mesh data=256,fsdp=1 --batch 2048
 
 launch/README.md has the figures, of training on other chips too, and says how far to trust them.
 
@@ -64,7 +66,8 @@ from quark_jax.training.loop import RunConfig
 from quark_jax.training.optimiser import OptimiserConfig
 from quark_jax.training.sharding import MeshConfig
 
-_MESHES = {"small": MeshConfig(), "base": MeshConfig(), "large": MeshConfig(data=1, fsdp=-1)}
+_SPLIT = MeshConfig(data=1, fsdp=-1)
+_MESHES = {"small": MeshConfig(), "base": _SPLIT, "large": _SPLIT}
 _WEIGHTS = {
     "sr": 4.0,
     "tse": 2.0,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from quark_jax.nn.placement import batch_split
+
 SECTIONS = ("caption", "reference", "input")  # in the order in which they stand
 
 
@@ -165,6 +167,6 @@ def lay(pieces: Sequence[Section], total: int | None = None) -> Section:
         end = begin + piece.lengths[:, None]
         source = jnp.where((place >= begin) & (place < end), offset + place - begin, source)
         begin, offset = end, offset + piece.features.shape[1]
-    laid = jnp.concatenate([piece.features for piece in pieces], axis=1)
-    laid = jnp.take_along_axis(laid, source[..., None], axis=1)
+    laid = batch_split(jnp.concatenate([piece.features for piece in pieces], axis=1))
+    laid = batch_split(jnp.take_along_axis(laid, source[..., None], axis=1))
     return Section(laid, begin[:, 0]).cleared()

@@ -24,7 +24,7 @@ from quark_jax.lm.layout import (
 from quark_jax.lm.patterns import make_pattern
 from quark_jax.lm.tasks import is_aligned
 from quark_jax.nn import conv, embed, linear, rms_norm
-from quark_jax.nn.placement import batch_split
+from quark_jax.nn.placement import batch_split, whole
 from quark_jax.nn.rotary import rotate_half
 from quark_jax.nn.stack import Stack
 
@@ -243,7 +243,9 @@ class LanguageModel(nnx.Module):
     def embed_steps(self, tokens: jax.Array) -> jax.Array:
         """Sum of the embeddings of a step's tokens: [..., heads] -> [..., width]."""
         first_rows = self.pattern.vocabulary.size * jnp.arange(self.pattern.heads)
-        return self.embedding(tokens + first_rows).sum(-2)
+        # Left to itself, XLA looks all of the batch up in each chip's part of the table.
+        table = whole(self.embedding.embedding[...].astype(self.config.compute_dtype))
+        return jnp.take(table, tokens + first_rows, axis=0).sum(-2)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 logits [..., heads, vocabulary] of the step after hidden state [..., width]."""
@@ -314,7 +316,7 @@ class LanguageModel(nnx.Module):
         prefix = self.prefix(conditions)
         embedded = self.embed_steps(tokens[:, :-1])
         embedded += prefix.heard(jnp.arange(1, tokens.shape[1]), self.config.step_stride)
-        sequence = lay([prefix, Section(batch_split(embedded), steps)])
+        sequence = lay([prefix, Section(embedded, steps)])
         places = jnp.arange(sequence.features.shape[1])
         positions = prefix.positions(places, self.config.step_stride)
         hidden = self._hidden(sequence, positions, steps, packing)

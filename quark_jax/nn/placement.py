@@ -25,3 +25,8 @@ def batch_split(x: jax.Array) -> jax.Array:
     if mesh is None or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """`x` whole on each device, where a step is traced for a mesh."""
+    return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -17,6 +17,7 @@ SHORT = [
     "--config.lm.scan=True",
     "--config.lm.remat=full",
     "--seconds=1",
+    "--mesh=data=16,fsdp=1",
 ]
 
 
