@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import grain
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from quark_jax.commands import guarded
 from quark_jax.errors import UserError
-from quark_jax.training.checkpoint import Checkpoints, KeepBest, _reason, abstract
+from quark_jax.training.checkpoint import Checkpoints, KeepBest, _reason, _unless_late, abstract
 from quark_jax.training.sharding import MeshConfig, make_mesh
 
 CONFIG = {
@@ -167,6 +168,17 @@ def test_a_full_disk_is_told_in_a_line_and_the_old_checkpoint_stays_whole(saved)
     checkpoints.save(4, make_state(), data, CONFIG)
     checkpoints.close()
     assert Checkpoints(workdir).latest == 4
+
+
+def test_writes_that_end_late_are_passed_over_and_nothing_else(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(s)) for s in ("Event loop is closed", "other")
+    )
+    _unless_late(late)
+    _unless_late(other)
+    assert told == [other]
 
 
 @pytest.mark.parametrize("notes", ["[os_error_code='27']", "[os_error_code='27'] [file='a:1']"])

@@ -44,6 +44,6 @@ def test_a_step_is_the_same_on_every_mesh():
 @pytest.mark.slow
 def test_nothing_but_rounding_is_apart():
     """In double precision, on meshes that split parameters along either side."""
-    meshes = [MESHES[0], {"data": 2, "fsdp": 2, "tensor": 2}]
+    meshes = [MESHES[0], MESHES[2], {"data": 2, "fsdp": 2, "tensor": 2}]
     for name, differences in apart("meshes_double.py", meshes).items():
         assert max(differences) <= 1e-11, name
