@@ -279,9 +279,6 @@ def test_section(section, clone, given, run):
         shutil.copytree((clone / "runs/demo/model/encoders/text").resolve(), clone / "minilm")
     elif section.title.startswith("Weights"):
         _hubert(clone / "hubert-base-ls960", given["features"].shape[1])
-    elif section.page == "quark_jax/README.md":
-        paths = sorted((clone / "recordings").iterdir())
-        given |= {"paths": paths, "clean_folder": clone}
     for kind, text in section.steps:
         print(text)
         if kind == "python":

@@ -1,12 +1,12 @@
 """H-Codec `tiny` (2.2 M parameters, 16 kHz, 25 Hz, 1.6 kbit/s), small enough for a CPU.
 
     python launch/train_codec.py --config configs/codec/tiny.py --workdir runs/codec-tiny \
-        --config.data.manifest corpus/manifest.jsonl
+        --config.data.manifest corpus/speech.jsonl
 
 The recordings of split "heldout" are kept for evaluation. Metrics go to metrics.jsonl and
 tensorboard/ in the workdir, the codec and the discriminators to model/codec. The same command goes
-on after an interruption. Any field can be set on the command line: --config.run.steps=2000. With
-domains in the manifest, --config.data.weights sets how often each is drawn.
+on after an interruption. Fields are set on the command line: --config.run.steps=2000. All
+recordings of the manifest are drawn from, in proportion to their duration: give it one of speech.
 
 Discriminators join at step 6 000. On two CPU cores a step takes 0.2 s before and 1.0 to 1.6 s
 after, 45 to 60 minutes in all; the process holds 3.2 GB. On 8 h of speech it came to STOI 0.857 and

@@ -29,7 +29,7 @@ GB; the activations of a batch come on top.
 
 Metrics go to metrics.jsonl and tensorboard/ in the workdir, the model with its codec and encoders
 to model/, which `quark restore --model runs/lm-tiny/model` takes. The same command goes on after an
-interruption. Any field can be set on the command line: --config.run.steps=2000,
+interruption. Fields are set on the command line: --config.run.steps=2000,
 --config.data.weights.sr=3.0. --config.start runs/x/model starts from a trained model; with
 --config.lora.rank=8 adapters of its backbone are trained, and added to it in what is saved.
 """
