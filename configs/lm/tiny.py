@@ -7,20 +7,21 @@ Speech restoration alone, conditioned by log-mel features: 4.3 M parameters.
     python launch/train_lm.py --config configs/lm/tiny.py --workdir runs/lm-tiny \
         --config.data.dataset runs/tokens-tiny/sr --config.data.codec runs/codec-tiny/model/codec
 
-Five tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
+All tasks at once, conditioned by a Whisper encoder and a MiniLM or T5, which are read from Hugging
 Face folders: 5.2 M parameters with Whisper-tiny and MiniLM of 384 channels each. --features keeps
 the encoder's features in the datasets, so that no step has to compute them. Examples have 5 s, so
 Whisper hears windows of 5 s, not of 30, at a twentieth of the cost; and its lowest two hidden
 states tell more of an unknown voice than all of them:
 
     python launch/tokenise.py --manifest corpus.jsonl --codec runs/codec-tiny/model/codec \
-        --out runs/tokens-mix --task sr,tse,rtse,lass,edit --features whisper-tiny \
-        --features_layers 0,1 --features_window 5
+        --out runs/tokens-mix --task sr,tse,rtse,vc,lass,edit,tta,aec \
+        --features whisper-tiny --features_layers 0,1 --features_window 5
     python launch/train_lm.py --config configs/lm/tiny.py:mix --workdir runs/lm-mix \
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
---config.data.weights.vc=1.0 adds a task whose dataset is there, 0.0 leaves one out.
+A task is left out by --config.data.weights.vc=0.0. vc wants pip install '.[voice]', the tasks of
+sounds want recordings with captions.
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and
 50 positions of the input or reference (25 in the mixture). Memory in float32: parameters, gradient
@@ -51,13 +52,13 @@ from quark_jax.training.optimiser import OptimiserConfig
 
 _WEIGHTS = {
     "sr": 3.0,
-    "tse": 2.0,
+    "tse": 3.0,
     "rtse": 1.0,
-    "vc": 0.0,
+    "vc": 0.5,
     "lass": 1.0,
     "edit": 1.0,
-    "tta": 0.0,
-    "aec": 0.0,
+    "tta": 0.2,
+    "aec": 0.5,
 }
 
 
@@ -79,11 +80,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 TextConfig(max_tokens=48),
                 standardise=True,
             ),
-            data=replace(
-                config.data,
-                weights=_WEIGHTS,
-                buckets=2,
-            ),
+            data=replace(config.data, weights=_WEIGHTS, batch_size=8, buckets=2),
+            optimiser=replace(config.optimiser, decay=0.9994),
             dropout=SectionDropout(caption=0.1, reference=0.1, input=0.1),
             average=0.999,
             eval_audio_every=2_000,
