@@ -159,7 +159,7 @@ def _report(workdir: Path, waves: dict[str, dict[str, float]]) -> None:
         ("codec, held-out SI-SDR (dB)", "heldout/si_sdr", codec),
         ("codec, held-out STOI", "heldout/stoi", codec),
         ("language model, held-out loss (nats per code)", "heldout/nats_per_code", lm),
-        ("entropy of the unigram distribution (nats per code)", "heldout/unigram_entropy", lm),
+        ("unigram model, held-out loss (nats per code)", "heldout/unigram_nats_per_code", lm),
     ]
     lines = [f"| | {' | '.join(columns)} |", "|---|---|---|"]
     lines += [f"| {name} | {run[0][key]:.3f} | {run[-1][key]:.3f} |" for name, key, run in rows]

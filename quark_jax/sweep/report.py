@@ -138,9 +138,9 @@ def _text(
         "",
         "Use and perplexity: of each codebook on held-out examples, the share of it that occurs "
         "and the exponential of the entropy, means over the codebooks of a stream. Nats are the "
-        "cross-entropy of held-out codes, with the lengths of segments; unigram: of the "
-        "distribution of each codebook by itself. Nats per second are those per token, times the "
-        "tokens of a second.",
+        "cross-entropy of held-out codes, with the lengths of segments; unigram: by how often each "
+        "occurs in its codebook in training. Nats per second are those per token, times the tokens "
+        "of a second.",
         *_words_table(records),
     ]
     for file, what in pictures:

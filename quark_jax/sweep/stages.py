@@ -168,10 +168,11 @@ def learned(
     lm_training.train(replace(config, data=data), workdir)
     row = next(row for row in reversed(read_metrics(workdir)) if "heldout/nats_per_code" in row)
     found = {
-        name: row[f"heldout/{name}"] for name in ("nats_per_code", "accuracy", "unigram_entropy")
+        name: row[f"heldout/{name}"]
+        for name in ("nats_per_code", "accuracy", "unigram_nats_per_code")
     }
     if not all(map(math.isfinite, found.values())):
         raise UserError(f"{workdir}: its held-out loss is not finite; lower lm.optimiser.peak")
     found["nats_per_second"] = found["nats_per_code"] * tokens
-    found["unigram_nats_per_second"] = found["unigram_entropy"] * tokens
+    found["unigram_nats_per_second"] = found["unigram_nats_per_code"] * tokens
     return found

@@ -25,7 +25,6 @@ from quark_jax.training.lm_data import (
     Batch,
     Datasets,
     LMData,
-    Unigram,
     check_conditioning,
     heldout_batches,
     open_datasets,
@@ -201,7 +200,7 @@ def _evaluation(
     learning: LMLearning,
     frozen: Frozen,
     datasets: Datasets,
-    unigram: Mapping[str, Unigram],
+    unigram: Mapping[str, np.ndarray],
     tokeniser: Tokeniser,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[LMState, int], dict[str, Value]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,14 +42,6 @@ class LMData:
     workers: int = 0  # processes that read; 0 reads in threads
     heldout: int = 64  # sequences of each dataset evaluated on, at most
     heard: int = 2  # of them generated where audio is evaluated
-
-
-class Unigram(NamedTuple):
-    """What a model reaches that knows only how often each code occurs: each layer of each stream by
-    itself, averaged over layers and streams."""
-
-    entropy: float  # nats per code
-    accuracy: float  # share of the most frequent code
 
 
 def open_datasets(data: LMData, codec_hash: str) -> Datasets:
@@ -192,28 +184,28 @@ def with_lengths(codes, segments, size: int):
     return codes + size * (segments - 1).clip(0)[..., None, :]
 
 
-def unigrams(datasets: Datasets, split: str, config: LMConfig) -> dict[str, Unigram]:
-    """The unigram baseline of each task that occurs in a split, in the order of the tasks' ids. Of
-    a large dataset, as many as `_SAMPLE` records spread over it are counted."""
-    counts: dict[str, list[np.ndarray]] = {}
-    sizes = (config.acoustic_size, config.semantic_size)
+def unigrams(datasets: Datasets, split: str, config: LMConfig) -> dict[str, np.ndarray]:
+    """The unigram model of each task that occurs in a split, in the order of the tasks' ids:
+    probabilities [2, codebooks, codes] of the acoustic and the semantic codes, each layer by
+    itself. To every count half a time is added, so that no code is impossible. Of a large dataset,
+    as many as `_SAMPLE` records spread over it are counted."""
+    sizes = np.array([config.acoustic_size, config.semantic_size])
+    codes = np.arange(sizes.max() * config.max_segment)
+    none = 0.5 * (codes < config.max_segment * sizes[:, None])
+    counts: dict[str, np.ndarray] = {}
     for dataset in datasets.values():
         records = dataset.records(split)
         step = -(-len(records) // _SAMPLE)
         for index in range(0, len(records), step):
             record = records[index]
             own = counts.setdefault(
-                record["task"].decode(),
-                [np.zeros((config.codebooks, size * config.max_segment)) for size in sizes],
+                record["task"].decode(), np.stack([none] * config.codebooks, axis=1)
             )
             for stream, name in enumerate(("acoustic", "semantic")):
-                codes = with_lengths(record[name].astype(int), record["segments"], sizes[stream])
-                for layer, row in enumerate(codes):
-                    own[stream][layer] += np.bincount(row, minlength=own[stream].shape[1])
-    return {task: _unigram(counts[task]) for task in sorted(counts, key=TASK_IDS.get)}
-
-
-def _unigram(streams: list[np.ndarray]) -> Unigram:
-    shares = [counts / counts.sum(-1, keepdims=True) for counts in streams]
-    entropies = [-np.sum(s * np.log(np.where(s > 0, s, 1)), axis=-1) for s in shares]
-    return Unigram(float(np.mean(entropies)), float(np.mean([s.max(-1) for s in shares])))
+                found = with_lengths(record[name].astype(int), record["segments"], sizes[stream])
+                for layer, row in enumerate(found):
+                    own[stream, layer] += np.bincount(row, minlength=len(codes))
+    return {
+        task: counts[task] / counts[task].sum(-1, keepdims=True)
+        for task in sorted(counts, key=TASK_IDS.get)
+    }

@@ -1,6 +1,7 @@
 """Held-out evaluation of a language model in training: loss and accuracy, and audio to hear."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 
 import jax
@@ -15,8 +16,8 @@ from quark_jax.evaluation.pictures import picture
 from quark_jax.hcodec import Tokeniser
 from quark_jax.lm import TASKS, generate, task
 from quark_jax.pipeline import SAMPLING
-from quark_jax.training.lm_data import Unigram, read_targets
-from quark_jax.training.lm_step import Frozen, LMLearning, LMState, measures
+from quark_jax.training.lm_data import read_targets
+from quark_jax.training.lm_step import Frozen, LMLearning, LMState, Sums, measures
 from quark_jax.training.metrics import Clip, Picture, Value
 from quark_jax.windows import decode
 
@@ -27,36 +28,43 @@ def heldout_evaluation(
     learning: LMLearning,
     frozen: Frozen,
     batches: Sequence[Mapping[str, jax.Array]],
-    unigram: Mapping[str, Unigram],
+    unigram: Mapping[str, np.ndarray],
 ) -> Callable[[LMState], dict[str, float]]:
-    """What gives `measures` of `batches`, over everything and of each task, beside the unigram
-    baselines of the tasks that the batches hold."""
+    """What gives `measures` of `batches`, over everything and of each task that they hold; and of
+    the same codes what the unigram models of the training data come to (`lm_data.unigrams`)."""
 
     @jax.jit
     def score(state: LMState, batch: Mapping[str, jax.Array], frozen: Frozen):
         return learning.score(learning.model(state, frozen), batch, frozen)
 
+    shares = np.stack([unigram[name] for name in learning.tasks])
+    score_unigram = jax.jit(learning.score_unigram)
+    baseline = _measured(learning.tasks, (score_unigram(shares, batch) for batch in batches))
+    baseline = {
+        re.sub("(nats_per_code|accuracy)$", r"unigram_\1", name): value
+        for name, value in baseline.items()
+        if not name.endswith("/0")
+    }
+
     def evaluate(state: LMState) -> dict[str, float]:
-        sums = [
-            {name: np.asarray(value, np.float64) for name, value in found.items()}
-            for found in (whole(score(state, batch, frozen)) for batch in batches)
-        ]
-        total = {name: sum(part[name] for part in sums) for name in sums[0]}
-        codes = total["codes"].sum(1)
-        there = [name for name, own in zip(learning.tasks, codes, strict=False) if own]
-        rows = [*(learning.tasks.index(name) for name in there), -1]
-        total = {name: value[rows] for name, value in total.items()}
-        found = {name: float(value) for name, value in measures(total, there).items()}
-        for field in Unigram._fields:
-            baselines = [getattr(unigram[name], field) for name in there]
-            found |= {
-                f"{name}/unigram_{field}": value
-                for name, value in zip(there, baselines, strict=True)
-            }
-            found[f"unigram_{field}"] = float(np.average(baselines, weights=codes[rows[:-1]]))
-        return {f"heldout/{name}": value for name, value in found.items()}
+        found = _measured(learning.tasks, (score(state, batch, frozen) for batch in batches))
+        return {f"heldout/{name}": value for name, value in (found | baseline).items()}
 
     return evaluate
+
+
+def _measured(tasks: Sequence[str], parts: Iterable[Sums]) -> dict[str, float]:
+    """`measures` of the sums of batches, without tasks that do not occur."""
+    sums = [
+        {name: np.asarray(value, np.float64) for name, value in whole(part).items()}
+        for part in parts
+    ]
+    total = {name: sum(part[name] for part in sums) for name in sums[0]}
+    codes = total["codes"].sum(1)
+    there = [name for name, own in zip(tasks, codes, strict=False) if own]
+    rows = [*(tasks.index(name) for name in there), -1]
+    total = {name: value[rows] for name, value in total.items()}
+    return {name: float(value) for name, value in measures(total, there).items()}
 
 
 def audio_evaluation(

@@ -69,6 +69,14 @@ class Frozen(NamedTuple):
     base: nnx.State | None = None  # parameters that adapters are added to
 
 
+class UnigramScores(NamedTuple):
+    """What a unigram model makes of each sequence [batch, 1], in the terms of `LMLoss`."""
+
+    nats: jax.Array
+    correct: jax.Array
+    codes: jax.Array
+
+
 class LMState(NamedTuple):
     """All that a step changes."""
 
@@ -145,6 +153,25 @@ class LMLearning:
         result = model.loss(frozen.conditioner(batch), read_targets(batch, self.lm))
         return sums_by_task(result, batch["task"], self.tasks)
 
+    def score_unigram(self, shares: jax.Array, batch: Batch) -> Sums:
+        """As `score`, of the unigram models `shares` [tasks, 2, codebooks, codes]; all layers
+        together, as one head."""
+        targets, task = read_targets(batch, self.lm), batch["task"]
+        codes = jnp.stack([targets.acoustic, targets.semantic], axis=1)
+        rows = jnp.array([TASK_IDS[name] for name in self.tasks])
+        own = shares[(task[:, None] == rows).argmax(1)]
+        there = jnp.arange(codes.shape[-1]) < targets.frames[:, None, None, None]
+
+        def added(values: jax.Array) -> jax.Array:
+            return jnp.where(there, values, 0).sum((1, 2, 3))[:, None]
+
+        result = UnigramScores(
+            nats=added(-jnp.log(jnp.take_along_axis(own, codes, axis=-1))),
+            correct=added(codes == own.argmax(-1, keepdims=True)),
+            codes=added(jnp.ones_like(codes)),
+        )
+        return sums_by_task(result, task, self.tasks)
+
     def _draw_dropped(self, key: jax.Array, size: int) -> jax.Array:
         """Which sections [batch, 3] are left out, one draw for the whole batch."""
         probability = jnp.array([getattr(self._config.dropout, name) for name in SECTIONS])
@@ -199,7 +226,7 @@ class LMLearning:
         return jax.tree.map(split, batch)
 
 
-def sums_by_task(result: LMLoss, task: jax.Array, tasks: Sequence[str]) -> Sums:
+def sums_by_task(result: LMLoss | UnigramScores, task: jax.Array, tasks: Sequence[str]) -> Sums:
     """nats, correct codes and codes [tasks + 1, heads] of each of `tasks`, and of the whole batch
     in the last row."""
     ids = jnp.array([TASK_IDS[name] for name in tasks], int)

@@ -141,8 +141,8 @@ def test_a_model_learns_further_tasks(folders, config, tmp_path):
     for task in ("tse", "edit"):
         for row in heldout:
             assert 0 < row[f"heldout/{task}/nats_per_code"] < 10
-            assert row[f"heldout/{task}/unigram_entropy"] < np.log(32)
-            assert 1 / 32 < row[f"heldout/{task}/unigram_accuracy"] < 0.2
+            assert 3 < row[f"heldout/{task}/unigram_nats_per_code"] < 5  # codes by chance, of 32
+            assert 0 <= row[f"heldout/{task}/unigram_accuracy"] < 0.2
             assert 0 <= row[f"heldout/{task}/accuracy"] <= 1
     assert all(row["heldout/tse/mel_distance"] > 0 for row in heldout)
     assert not any("heldout/edit/mel_distance" in row for row in heldout)  # its length is free
