@@ -51,6 +51,8 @@ class Attention(nnx.Module):
         """Queries [batch, heads, time, dim], and keys and values [batch, kv_heads, time, dim]."""
 
         def heads(layer: nnx.Linear) -> jax.Array:
+            if x.shape[1] == 1:  # XLA for CPUs copies a kernel of three axes, here at each step
+                return layer(x).reshape(x.shape[0], -1, 1, self.dim)
             kernel = layer.kernel[...].astype(x.dtype).reshape(x.shape[-1], -1, self.dim)
             return jnp.einsum("btw,whd->bhtd", x, kernel)
 
@@ -69,6 +71,8 @@ class Attention(nnx.Module):
         return self._joined(attend_masked(query, *pair, mask))
 
     def _joined(self, y: jax.Array) -> jax.Array:
+        if y.shape[2] == 1:
+            return self.out(y.reshape(y.shape[0], 1, -1))
         kernel = self.out.kernel[...].astype(y.dtype).reshape(-1, self.dim, self.out.out_features)
         return jnp.einsum("bhtd,hdw->btw", y, kernel)
 
