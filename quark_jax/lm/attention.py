@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.sharding import PartitionSpec
 
-from quark_jax.nn.placement import BATCH_AXES, batch_shards, current_mesh
+from quark_jax.nn.placement import BATCH_AXES, batch_shards, current_mesh, platform
 from quark_jax.nn.stack import KEPT
 
 _BLOCKS = (512, 256, 128)  # positions; the kernel takes multiples of 128
@@ -85,9 +85,7 @@ def _block(time: int) -> int:
 
 
 def _on_tpu() -> bool:
-    mesh = current_mesh()
-    device = mesh.abstract_device if mesh is not None else None
-    return device is not None and device.platform == "tpu"
+    return current_mesh() is not None and platform() == "tpu"
 
 
 def _splash(

@@ -12,6 +12,13 @@ def current_mesh() -> AbstractMesh | None:
     return mesh if set(BATCH_AXES) <= set(mesh.axis_names) else None
 
 
+def platform() -> str:
+    """Of the devices that is traced for: "cpu", "gpu" or "tpu"."""
+    mesh = current_mesh()
+    device = None if mesh is None else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def batch_shards(mesh: AbstractMesh) -> int:
     """How many parts a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -163,6 +163,16 @@ def test_both_weight_norm_key_styles():
     np.testing.assert_allclose(a.position.conv.kernel[...].transpose(2, 1, 0), weight, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [EVEN, ODD])
+def test_positions_on_a_tpu_are_those_on_a_cpu(monkeypatch, kind):
+    position = _ours(HubertModel(HubertConfig(**SMALL, **kind))).position
+    x = jnp.asarray(_wave(2, 30, 48))
+    apart = position(x)
+    monkeypatch.setattr("quark_jax.encoders.wav2vec2.platform", lambda: "tpu")
+    assert "feature_group_count=2" in str(jax.make_jaxpr(position)(x))
+    np.testing.assert_allclose(position(x), apart, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("task", "config"),
     [(HubertForCTC, HubertConfig(**SMALL)), (Wav2Vec2ForPreTraining, TorchWav2Vec2Config(**SMALL))],
