@@ -142,7 +142,7 @@ def scan(
                 yield item
             if summary.recordings and not_met:
                 raise UserError(
-                    f"held-out speakers {', '.join(sorted(not_met))}: no recording that can be "
+                    f"--heldout-speakers {', '.join(sorted(not_met))}: no recording that can be "
                     "used is theirs; give names as the corpus has them"
                 )
             for key in journal.forget_vanished():

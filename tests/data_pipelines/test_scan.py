@@ -204,7 +204,7 @@ def test_speakers_to_be_held_out_that_are_not_there_are_refused(tmp_path):
     put(tmp_path / "c" / "anna" / "a.wav")
     corpus = Folder(tmp_path / "c", layout=by_pattern("(?P<speaker>[^/]+)/"))
     rules = Rules(heldout_speakers=frozenset(("anna", "ben", "Anna")))
-    with pytest.raises(UserError, match=r"^held-out speakers Anna, ben: "):
+    with pytest.raises(UserError, match=r"^--heldout-speakers Anna, ben: "):
         scan(corpus, tmp_path / "m.jsonl", rules=rules)
     assert not (tmp_path / "m.jsonl").exists()
 
