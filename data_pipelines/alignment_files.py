@@ -181,4 +181,4 @@ def read_lines(path: epath.Path) -> Iterator[str]:
 
 def align_package(module: str, use: str) -> ModuleType:
     """`module` of a package in the extra `align`. Raises `MissingPackage` where it is missing."""
-    return optional_import(module, use=use, install="pip install 'quark-jax[align]'")
+    return optional_import(module, use=use, extra="align")

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from data_pipelines.manifests import Entry, read_manifest, write_manifest
 from data_pipelines.simulation import is_silent, limit_peak
 from quark_jax import audio
 from quark_jax.commands import guarded
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, optional_import
 from quark_jax.files import replacing
 
 MANIFEST = "manifest.jsonl"
@@ -66,7 +67,8 @@ def build(
 
     Raises:
         UserError: for a package that is unknown, cannot be fetched or unpacked, or holds nothing
-            usable; or if `out` has recordings at another rate or cannot be written.
+            usable; if `out` has recordings at another rate or cannot be written; or if PyAV, which
+            packages of G.722 want, is not installed.
     """
     out = Path(out)
     debs = out / "debs" if debs is None else Path(debs)
@@ -75,6 +77,8 @@ def build(
     _refuse_other_rate(out, rate)
     names = [_choose(package, debs) for package in packages]
     names = [name for name in dict.fromkeys(names) if relist or not _is_complete(out / name)]
+    if any(name.endswith("-g722") and not _is_complete(out / name) for name in names):
+        _pyav()  # told before anything is fetched
     needed = dict.fromkeys(n for name in names for n in (name, find_package(name).texts) if n)
     bars = {"unit": " packages", "disable": not progress or not names}
     found = {name: fetch(name, debs) for name in tqdm(needed, "Fetching", **bars)}
@@ -144,13 +148,12 @@ def decode(path: Path, rate: int) -> np.ndarray:
     return limit_peak((wave,), 1.0)[0]  # lossy formats and resampling overshoot
 
 
+def _pyav() -> ModuleType:
+    return optional_import("av", use="decode G.722", extra="corpus")
+
+
 def _decode_g722(path: Path) -> np.ndarray:
-    try:
-        import av
-    except ImportError as error:
-        raise UserError(
-            f"{path}: PyAV is needed to decode G.722; pip install 'quark-jax[corpus]'"
-        ) from error
+    av = _pyav()
     try:
         with av.open(str(path), format="g722") as file:
             frames = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]

@@ -165,9 +165,7 @@ def _here(work: Work, shards: list[Shard], progress: bool) -> None:
 
 
 def _on_beam(beam: Beam, work: Work, shards: list[Shard]) -> None:
-    optional_import(
-        "apache_beam", use="make a dataset with Beam", install="pip install 'quark-jax[beam]'"
-    )
+    optional_import("apache_beam", use="make a dataset with Beam", extra="beam")
     from data_pipelines.beam import make_shards
 
     missing = sorted(set(shards) - set(done(work.folder, shards)))

@@ -6,7 +6,7 @@
         --out sr.md
 
 This is `quark eval` with its options (`quark eval codec --help`).
-Needed: pip install 'quark-jax[eval]'; a model that is in a folder, not in a bucket.
+Needed: pip install -e '.[eval]'; a model that is in a folder, not in a bucket.
 """
 
 import sys

@@ -7,7 +7,7 @@
 #
 # --dry-run before the flags prints the command and runs nothing.
 #
-# Needed: the Dataflow API; here `pip install 'quark-jax[beam]' 'apache-beam[gcp]' gcsfs`, for `vc`
+# Needed: the Dataflow API; here `pip install -e '.[beam]' 'apache-beam[gcp]' gcsfs`, for `vc`
 # the extra `voice` too; an image with the same, JAX for CUDA, and Beam's worker
 # (COPY --from=apache/beam_python3.11_sdk:2.77.0 /opt/apache/beam /opt/apache/beam;
 # ENTRYPOINT ["/opt/apache/beam/boot"]).

@@ -7,7 +7,7 @@
 #
 # --dry-run before the flags prints the command and runs nothing.
 #
-# Needed: `pip install 'quark-jax[beam]'` and Java here; Docker on the task managers, and an image
+# Needed: `pip install -e '.[beam]'` and Java here; Docker on the task managers, and an image
 # with the same and Beam's worker (COPY --from=apache/beam_python3.11_sdk:2.77.0 /opt/apache/beam
 # /opt/apache/beam; ENTRYPOINT ["/opt/apache/beam/boot"]), or where they have all that installed
 # already, --environment_type=PROCESS and --environment_config='{"command": "/opt/apache/beam/boot"}'.

@@ -8,7 +8,7 @@
 #
 # --dry-run before the flags prints the command and runs nothing.
 #
-# Needed: `pip install 'quark-jax[beam]'` and Java here; Docker on the workers, and an image as for
+# Needed: `pip install -e '.[beam]'` and Java here; Docker on the workers, and an image as for
 # launch/tokenise_flink.sh. Spark's REST endpoint has to be on (spark.master.rest.enabled).
 #
 # Not tried: this project has no Spark to run it on. The options are those of Beam 2.77 and of

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from absl import app, flags
@@ -19,7 +20,7 @@ def guarded(run: Callable[[], None]) -> int:
     """`run`, with what a person can put right told in one line: 2; interrupted: 130. To have
     stopped when that was asked for, with everything saved, is 0, or what QUARK_STOPPED_EXIT says:
     to a scheduler 0 may mean that there is nothing left to do."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # the libraries' chatter
+    _quiet()
     try:
         with interruptible():
             run()
@@ -35,9 +36,24 @@ def guarded(run: Callable[[], None]) -> int:
     return 0
 
 
+# Without these libtpu, where it is installed, complains on a machine that is no TPU VM.
+_NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
+
+
+def _quiet() -> None:
+    """Have the libraries tell no more than warnings, and nothing of a TPU that is not there."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    if "JAX_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("jax").setLevel(logging.WARNING)
+    asked = "JAX_PLATFORMS" in os.environ or "JAX_FORCE_TPU_INIT" in os.environ
+    there = any(any(Path("/dev").glob(chips)) for chips in ("accel*", "vfio/*"))
+    if not asked and not there:
+        os.environ.update({key: os.environ.get(key, value) for key, value in _NO_TPU.items()})
+
+
 def launch(run: Callable[[Sequence[str]], None]) -> None:
     """A program of `absl.flags`: `run` of the arguments that are no flags, as `guarded`. What is
-    wrong with the flags or the config is told like that too."""
+    wrong with the flags or the config is told like that too; --help ends with 0."""
     app.run(lambda arguments: guarded(lambda: run(arguments[1:])), flags_parser=parse_flags)
 
 
@@ -49,12 +65,16 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues = flags.FLAGS
         for value in values.flag_values_dict().values():
             getattr(value, "to_dict", None)  # of a file that was not found, this raises OSError
         return rest
+    except SystemExit:
+        raise SystemExit(0) from None  # absl ends with 1 where it was asked for --help
     except flags.Error as error:
         cause = error
         while cause.__context__ is not None:
             cause = cause.__context__
         # What a config refuses is there without the traceback.
         problem = str(cause if isinstance(cause, UserError) else error)
+        if missing := re.findall(r"Flag (--\w+) must have a value", problem):
+            problem = f"{', '.join(missing)}: not given; see {arguments[0]} --help"
     except AttributeError as error:
         name = re.search(r"\w+", str(error)).group()  # the rest is quoted twice over
         problem = f"the config has no field {name!r}; its file names them"

@@ -118,7 +118,8 @@ def _tokenise(manifest: Path, tokeniser: Tokeniser, folder: Path) -> None:
 
 def _restore(workdir: Path, manifest: Path, quark: QuarkAudio) -> dict[str, dict[str, float]]:
     """Restore a held-out recording with noise added; wav files and a picture go to
-    `workdir`/results, and metrics of each wave against the clean one come back."""
+    `workdir`/results, and metrics of each wave against the clean one come back. What is restored is
+    the file, so that `quark restore` makes the same of it."""
     folder = workdir / "results"
     folder.mkdir(exist_ok=True)
     heldout = [entry for entry in read_manifest(manifest) if entry.split == "heldout"]
@@ -127,6 +128,8 @@ def _restore(workdir: Path, manifest: Path, quark: QuarkAudio) -> dict[str, dict
     clean = entry.read(rate)
     rng = np.random.default_rng(0)
     noisy = add_noise(clean, coloured_noise(len(clean), 1.0, rng), SNR_DB, rate)
+    audio.write(folder / "noisy.wav", noisy, rate)
+    noisy, _ = audio.read(folder / "noisy.wav")
     restored = quark.restore(noisy, rate, progress=lambda b: tqdm(b, desc="restoring"))
     coded, _ = quark.tokeniser.decode(quark.tokeniser.encode(clean, rate))
     waves = {

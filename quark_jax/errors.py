@@ -19,12 +19,15 @@ class MissingPackage(UserError):
     """A package is not installed; the message names it and the command that installs it."""
 
 
-def optional_import(module: str, *, use: str, install: str | None = None) -> ModuleType:
+def optional_import(
+    module: str, *, use: str, extra: str | None = None, install: str | None = None
+) -> ModuleType:
     """Import an optional dependency. Raises MissingPackage, which says what it is for and how to
-    `install` it (None: from the index, by its name)."""
+    install it: with an `extra` of this project, by the command `install`, or else by its name."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        install = install or f"pip install {package}"
+        name = f"-e '.[{extra}]'" if extra else package  # this project is in no index
+        install = install or f"pip install {name}"
         raise MissingPackage(f"{package} is needed to {use} ({error}): {install}") from error

@@ -1,5 +1,6 @@
 """How launch scripts end: what is wrong with flags or config is one line and code 2."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ TINY = "--config=configs/lm/tiny.py"
     ("arguments", "message"),
     [
         ([f"{TINY}:other"], "configs/lm/tiny.py:other: choose mix"),
-        ([], "--config must have a value"),
+        ([], "--config: not given; see launch/train_lm.py --help"),
         (["--config=absent.py"], "No such file or directory: 'absent.py'"),
         ([TINY, "--config.run.stpes=3"], "the config has no field 'stpes'"),
         ([TINY, "--config.run.steps=three"], "--config.run.steps=three"),
@@ -37,6 +38,35 @@ def test_bad_flags(arguments, message, tmp_path):
     assert line.startswith("quark: ") and message in line
     assert not any("Traceback" in said for said in before)
     assert not workdir.exists()
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess:
+    """With Python, as somebody does who has set nothing."""
+    unset = ("JAX_PLATFORMS", "JAX_FORCE_TPU_INIT", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def test_flags_that_are_wanted_are_told_in_one_line():
+    done = run_python("launch/train_lm.py")
+    assert done.returncode == 2
+    assert done.stderr == "quark: --config, --workdir: not given; see launch/train_lm.py --help\n"
+
+
+@pytest.mark.parametrize("program", ["train_codec", "local"])
+def test_help_is_no_failure(program):
+    done = run_python(f"launch/{program}.py", "--help")
+    assert done.returncode == 0 and done.stderr == "" and "flags:" in done.stdout
+
+
+def test_nothing_is_said_of_a_tpu_that_is_not_there():
+    """Where libtpu is installed, JAX looks for one."""
+    pytest.importorskip("libtpu")
+    script = "import jax; from quark_jax.commands import launch; launch(lambda _: jax.devices())"
+    done = run_python("-c", script)
+    assert done.returncode == 0 and "TPU" not in done.stderr.upper(), done.stderr
 
 
 def test_to_have_stopped_when_asked_is_no_failure(capsys):

@@ -86,4 +86,7 @@ def check_results(workdir: Path, table: str) -> None:
     assert len(list((workdir / "corpus").glob("*.flac"))) == len(entries)
     assert open_tokenised(workdir / "tokens").splits == {"train": 64, "heldout": 16}
     quark = QuarkAudio.load(workdir / "model")
+    # `quark restore` makes the same of the file.
+    again = quark.restore(*audio.read(results / "noisy.wav"))
+    assert np.abs(again - audio.read(results / "restored.wav")[0]).max() < 1e-4
     assert quark.lm.config.codebooks == quark.tokeniser.config.quantiser.codebooks

@@ -4,6 +4,7 @@ and encoders are small ones. Not run here:
 
 - installing: its extras have to exist;
 - `quark demo` (tests/test_demo.py runs its stages, .ci/run the test command as it stands);
+- `hf download`: small models lie where it puts those of Hugging Face;
 - `quark serve` (tests/serve/test_browser.py), `quark aot`, `quark sweep` (tests/sweep), test sets
   of the field and the fetching of Debian packages, which take minutes, data or a network: their own
   parsers read the options.
@@ -222,6 +223,11 @@ def run(trainers, monkeypatch) -> Callable[[Sequence[str]], None]:
         wanted = re.fullmatch(r"\.(?:\[([\w,]+)\])?", what).group(1)
         assert set(wanted.split(",") if wanted else ()) <= set(project["optional-dependencies"])
 
+    def hf(words: Sequence[str]) -> None:
+        download, _, option, folder = words
+        assert (download, option) == ("download", "--local-dir")
+        assert Path(folder, "config.json").is_file()
+
     def quark(words: Sequence[str]) -> None:
         options, rest = _parser().parse_known_args(words)
         if words[0] in ("demo", "serve") or (words[:2] == ["eval", "suite"] and "--data" in words):
@@ -253,7 +259,7 @@ def run(trainers, monkeypatch) -> Callable[[Sequence[str]], None]:
             )
             assert done.returncode == 0, done.stderr
 
-    programs = {"pip": pip, "quark": quark, "python": python}
+    programs = {"pip": pip, "hf": hf, "quark": quark, "python": python}
 
     def one(words: Sequence[str]) -> None:
         if words == ["python3", "-m", "venv", ".venv"]:

@@ -20,7 +20,7 @@ states tell more of an unknown voice than all of them:
         --config.data.dataset runs/tokens-mix --config.data.codec runs/codec-tiny/model/codec \
         --config.conditioner.audio.folder whisper-tiny --config.conditioner.text.folder minilm
 
-A task is left out by --config.data.weights.vc=0.0. vc wants pip install '.[voice]', the tasks of
+A task is left out by --config.data.weights.vc=0.0. vc wants pip install -e '.[voice]', the tasks of
 sounds want recordings with captions.
 
 A second of audio is 50 positions of the target, in each of which 4 codes are drawn, 200 tokens, and

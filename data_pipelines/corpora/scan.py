@@ -109,8 +109,8 @@ def scan(
         progress: show a progress bar.
 
     Raises:
-        UserError: if the corpus cannot be read, nothing in it can be used, or `out` cannot be
-            written. An older manifest stays as it is.
+        UserError: if the corpus cannot be read, nothing in it can be used, a speaker who is to be
+            held out is not in it, or `out` cannot be written. An older manifest stays as it is.
     """
     out = Path(out)
     summary = Summary()
@@ -140,8 +140,11 @@ def scan(
                 summary.recordings += 1
                 summary.hours += item.seconds / 3600
                 yield item
-            for speaker in sorted(not_met):
-                leave_out(LeftOut(f"speaker {speaker}", "to be held out, but has no recording"))
+            if summary.recordings and not_met:
+                raise UserError(
+                    f"--heldout-speakers {', '.join(sorted(not_met))}: no recording that can be "
+                    "used is theirs; give names as the corpus has them"
+                )
             for key in journal.forget_vanished():
                 summary.vanished += 1
                 leave_out(LeftOut(key, "vanished: there at the last scan, not in the corpus"))

@@ -74,9 +74,7 @@ def change_voice(wave: np.ndarray, rate: int, voice: Voice) -> np.ndarray:
     Raises:
         MissingPackage: without parselmouth, of the extra `voice`.
     """
-    parselmouth = optional_import(
-        "parselmouth", use="change voices", install="pip install 'quark-jax[voice]'"
-    )
+    parselmouth = optional_import("parselmouth", use="change voices", extra="voice")
     sound = parselmouth.Sound(wave.astype(np.float64), float(rate))
     low, high = _PITCH_HZ
     pitch = sound.to_pitch(time_step=0.8 / low, pitch_floor=low, pitch_ceiling=high)

@@ -1,6 +1,7 @@
 """The `quark` command."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,15 +20,21 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Bad input is one line on stderr and code 2."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and not hasattr(options, "changes"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options, rest = _parser().parse_known_args(arguments)
     options.changes = rest
     return guarded(lambda: options.run(options))
 
 
 class _Parser(argparse.ArgumentParser):
+    """Of a command: what it does not know it refuses itself, so that its own --help is named; a
+    command that takes fields of a config has `changes`."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        options, rest = super().parse_known_args(args, namespace)
+        if rest and not hasattr(options, "changes"):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return options, rest
+
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -66,6 +73,8 @@ def _demo_command(commands) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # Before JAX is imported: XLA's alarm at compiling that takes minutes is an error to it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from quark_jax.demo import demo
 
     demo(options.workdir)

@@ -52,7 +52,7 @@ def _tokenize(options: argparse.Namespace) -> None:
     write_codes(options.target, file)
     seconds = file.source_samples / file.source_rate
     bits = 8 * options.target.stat().st_size
-    print(f"{options.target}: {seconds:.2f} s, {bits / seconds:.0f} bit/s")
+    print(f"{options.target}: {seconds:.2f} s, {bits / seconds:.0f} bit/s with the header")
 
 
 def _detokenize(options: argparse.Namespace) -> None:

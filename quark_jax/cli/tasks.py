@@ -186,9 +186,9 @@ def _run_one(
     waves = _read(recording, options)  # what is wrong with it is told first
     quark = _open(command, options)
     job = _job(quark, command, recording, waves, options)
-    for _, made in _finish(quark, command, [recording], [job], sampling, options):
-        for target, wave in zip(recording.targets, made, strict=True):
-            print(f"{target}: {len(wave) / job.rate:.2f} s at {job.rate} Hz")
+    ((_, made),) = _finish(quark, command, [recording], [job], sampling, options)
+    for target, wave in zip(recording.targets, made, strict=True):
+        print(f"{target}: {len(wave) / job.rate:.2f} s at {job.rate} Hz")
 
 
 def _run_folder(

@@ -11,7 +11,7 @@ from quark_jax import audio
 from quark_jax.errors import UserError, optional_import
 from quark_jax.evaluation.metrics import check_wave
 
-_INSTALL = "pip install 'quark-jax[torch]' 'transformers>=5.20,<6'"
+_INSTALL = "pip install -e '.[torch]' 'transformers>=5.20,<6'"
 
 
 class Clap:

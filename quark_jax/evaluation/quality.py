@@ -1,6 +1,6 @@
 """Metrics that come with a model or a standard's code, each through the package that has it.
 
-The packages are in the extra `eval` (`pip install 'quark-jax[eval]'`), but for resemblyzer, of
+The packages are in the extra `eval` (`pip install -e '.[eval]'`), but for resemblyzer, of
 which `speaker_similarity` says how to install it. All are made for 16 kHz: audio at other rates is
 resampled. Every function raises `MissingPackage` where its package is not installed, and
 `UserError` where the audio cannot be judged.
@@ -24,7 +24,7 @@ _WINDOW = 30  # seconds that Whisper hears
 
 def eval_package(module: str, use: str) -> ModuleType:
     """`module` of a package in the extra `eval`. Raises `MissingPackage` where it is missing."""
-    return optional_import(module, use=use, install="pip install 'quark-jax[eval]'")
+    return optional_import(module, use=use, extra="eval")
 
 
 def pesq_wb(reference: np.ndarray, estimate: np.ndarray, rate: int) -> float:

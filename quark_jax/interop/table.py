@@ -1,7 +1,7 @@
 """Weights between PyTorch names and ours: one table a model, used in both directions.
 
 A table is a list of `Entry`, enumerated from the model's config. `load_torch` and `to_torch` walk
-it; every name that is missing, unknown or misshapen is collected and reported at once.
+it; names that are missing, unknown or misshapen are collected and reported at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -101,22 +101,27 @@ def load_torch(
 ) -> None:
     """Fill `model` (real or made by `as_shapes`) with `state`: {PyTorch name: array}.
 
-    `ignore(name)` says which extra names may be there. Raises UserError that lists every missing,
-    unexpected and misshapen tensor; the model is untouched then.
+    `ignore(name)` says which extra names may be there. Raises UserError that names the first
+    missing, unexpected and misshapen tensors and counts the others; the model is untouched then.
     """
     names = {entry.torch for entry in table}
-    problems = [f"missing {entry.torch}" for entry in table if entry.torch not in state]
-    problems += [f"unexpected {name}" for name in state if name not in names and not ignore(name)]
+    missing = [f"missing {entry.torch}" for entry in table if entry.torch not in state]
+    unexpected = [f"unexpected {name}" for name in state if name not in names and not ignore(name)]
+    misshapen = []
     for entry in table:
         if entry.torch in state:
             want = _torch_shape(_variable(model, entry.path), entry)
             have = tuple(state[entry.torch].shape)
             if want != have:
-                problems.append(f"{entry.torch} has shape {list(have)}, not {list(want)}")
-    if problems:
+                misshapen.append(f"{entry.torch} has shape {list(have)}, not {list(want)}")
+    if missing or unexpected or misshapen:
         raise UserError(
             f"{source}: does not fit the configuration, use the one it was trained with: "
-            + "; ".join(problems)
+            + "; ".join(
+                _first(missing, "missing")
+                + _first(unexpected, "unexpected")
+                + _first(misshapen, "of another shape")
+            )
         )
     stacks: dict[str, dict[int, np.ndarray]] = {}
     for entry in table:
@@ -131,6 +136,12 @@ def load_torch(
     for _, part in nnx.iter_graph(model):
         if isinstance(part, nnx.Variable) and 0 in (value := part.get_value()).shape:
             part.set_value(jnp.zeros(value.shape, value.dtype))  # a stack of no layers
+
+
+def _first(problems: Sequence[str], kind: str) -> list[str]:
+    """Three of them, and how many more there are."""
+    more = len(problems) - 3
+    return [*problems[:3], *([f"{more} more {kind}"] if more > 0 else [])]
 
 
 def to_torch(model: nnx.Module, table: Sequence[Entry]) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ def gradio() -> Any:
     """The package, with all that it would tell others switched off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"
-    return optional_import("gradio", use="serve a page", install="pip install 'quark-jax[demo]'")
+    return optional_import("gradio", use="serve a page", extra="demo")
 
 
 def page(service: Service, folder: Path, *, name: str = "") -> Any:

@@ -56,8 +56,9 @@ class RunLog:
             told = f"{workdir}: goes on after step {start}, the newest complete checkpoint"
             print(told, file=sys.stderr)
         self._unusable = 0
+        self._label = label
         self._bar = tqdm(
-            desc=label,
+            desc=f"{label}, compiling",
             initial=start or 0,
             total=steps,
             unit="step",
@@ -110,6 +111,7 @@ class RunLog:
         amounts = {name: metrics.pop(name) for name in AMOUNTS if name in metrics}
         self._pace.step(amounts, flops, kept=not in_a_row)
         self._watchdog.step(number)
+        self._bar.set_description(self._label, refresh=False)
         self._bar.set_postfix(
             loss=f"{metrics['loss']:.3f}",
             **({"skipped": int(metrics["skipped_steps"])} if metrics["skipped_steps"] else {}),

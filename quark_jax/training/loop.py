@@ -1,5 +1,6 @@
 """The loop that both trainers run: restore, step, log, evaluate, save."""
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -107,6 +108,9 @@ def fit(
         now, placed = _begin(init, start, checkpoints, batches, config, mesh, run.mesh.rules)
         first = checkpoints.latest
         if first is not None and first >= run.steps:
+            if jax.process_index() == 0:
+                told = f"{workdir}: done, all {first} steps; the model is in {workdir}/model"
+                print(told, file=sys.stderr)
             return now.state
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))

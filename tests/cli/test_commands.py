@@ -1,5 +1,7 @@
 """What `quark tokenize`, `detokenize` and `restore` make."""
 
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -57,7 +59,15 @@ def test_same_codes_from_the_same_recording(quark, model, codes, speech, tmp_pat
     audio.write(source, speech(0.7, 16000), 16000)
     said = quark("tokenize", source, target, "--model", model)
     assert target.read_bytes() == codes.read_bytes()
-    assert "0.70 s" in said.out and "bit/s" in said.out
+    assert "0.70 s" in said.out and "bit/s with the header" in said.out
+
+
+def test_the_result_has_a_line_of_its_own_in_a_log(quark, model, speech, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # as 2>&1 does
+    source, target = tmp_path / "noisy.wav", tmp_path / "clean.wav"
+    audio.write(source, speech(0.4, 16000), 16000)
+    said = quark("restore", source, target, "--model", model)
+    assert said.out.split("\n")[-2:] == [f"{target}: 0.40 s at 16000 Hz", ""]
 
 
 def test_mono_picks_the_channel(quark, model, speech, tmp_path):

@@ -1,5 +1,6 @@
 """The `quark` command line itself: options, help, version and exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_wrong_usage_is_one_line(quark, arguments):
     assert said.code == 2 and said.err.count("\n") == 1 and "--help" in said.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("restore", "a.wav", "b.wav", "--volume"), "quark restore"),
+        (("eval", "codec", "--manifest=a", "--out=b", "--volume"), "quark eval codec"),
+    ],
+)
+def test_an_unknown_option_leads_to_the_help_of_its_command(quark, arguments, command):
+    said = quark(*arguments)
+    assert said.code == 2
+    assert said.err == f"{command}: unrecognized arguments: --volume; see {command} --help\n"
+
+
 def test_help_loads_nothing_large_and_says_what_there_is(quark):
     script = "import sys; from quark_jax.cli import main\ntry: main(['--help'])\n"
     script += "except SystemExit: sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
@@ -58,6 +72,15 @@ def test_help_loads_nothing_large_and_says_what_there_is(quark):
     said = quark("restore", "--help")
     assert f"default: {SAMPLING.temperature}" in " ".join(said.out.split())
     assert f"default: {SAMPLING.top_k}" in " ".join(said.out.split())
+
+
+def test_the_demo_is_without_alarms_of_xla(quark, monkeypatch, tmp_path):
+    levels = []
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(
+        "quark_jax.demo.demo", lambda workdir: levels.append(os.environ["TF_CPP_MIN_LOG_LEVEL"])
+    )
+    assert quark("demo", "--workdir", tmp_path).code == 0 and levels == ["3"]
 
 
 def test_version(quark):

@@ -360,6 +360,14 @@ def test_bad_packages_are_named(debs, tmp_path):
         build(tmp_path / "out", tmp_path, "sonic-pi-samples")
 
 
+def test_without_pyav_nothing_of_g722_is_fetched(tmp_path, path_folder, monkeypatch):
+    fake(path_folder, "apt-get", f"touch {tmp_path / 'asked'}; exit 100")
+    monkeypatch.setitem(sys.modules, "av", None)  # which makes its import fail
+    with pytest.raises(UserError, match=r"^av is needed to decode G.722 .*-e '\.\[corpus\]'$"):
+        build(tmp_path / "out", tmp_path / "debs", "oxygen-sounds", IT)
+    assert not (tmp_path / "asked").exists()
+
+
 def test_the_sets_are_of_known_packages():
     for names in SETS.values():
         for name in (n for names in names for n in names.split("|")):

@@ -14,7 +14,14 @@ import pytest
 import soundfile
 
 from data_pipelines import Entry, corpora, read_manifest
-from data_pipelines.corpora import Folder, LeftOut, Manifest, Rules, left_out_path
+from data_pipelines.corpora import (
+    Folder,
+    LeftOut,
+    Manifest,
+    Rules,
+    by_pattern,
+    left_out_path,
+)
 from data_pipelines.corpora.journal import open_journal
 from quark_jax import audio
 from quark_jax.errors import UserError
@@ -179,7 +186,7 @@ def test_no_speaker_is_in_two_splits(tmp_path):
     for i in range(40):
         put(tmp_path / f"c/{i}.wav")
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
-    rules = Rules(heldout_speakers=frozenset(("s1", "s2", "ghost")), heldout_share=0.25)
+    rules = Rules(heldout_speakers=frozenset(("s1", "s2")), heldout_share=0.25)
     corpus = Manifest(tmp_path / "list.jsonl")
     scan(corpus, tmp_path / "m.jsonl", rules=rules)
     found = read_manifest(tmp_path / "m.jsonl")
@@ -189,9 +196,17 @@ def test_no_speaker_is_in_two_splits(tmp_path):
     assert all(len(names) == 1 for names in splits.values())
     heldout = {speaker for speaker, names in splits.items() if names == {"heldout"}}
     assert {"s1", "s2"} < heldout and 4 <= len(heldout) <= 20
-    assert listed(tmp_path / "m.jsonl") == {"speaker ghost": "to be held out, but has no recording"}
     fewer = Rules(heldout_share=0.1)
     assert {s for s in splits if fewer.apply(Entry(Path("a"), "a", speaker=s)).split == "heldout"}
+
+
+def test_speakers_to_be_held_out_that_are_not_there_are_refused(tmp_path):
+    put(tmp_path / "c" / "anna" / "a.wav")
+    corpus = Folder(tmp_path / "c", layout=by_pattern("(?P<speaker>[^/]+)/"))
+    rules = Rules(heldout_speakers=frozenset(("anna", "ben", "Anna")))
+    with pytest.raises(UserError, match=r"^--heldout-speakers Anna, ben: "):
+        scan(corpus, tmp_path / "m.jsonl", rules=rules)
+    assert not (tmp_path / "m.jsonl").exists()
 
 
 def test_named_corpora_can_be_joined(tmp_path):

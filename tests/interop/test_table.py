@@ -108,3 +108,14 @@ def test_all_misfits_are_reported_and_the_model_is_untouched():
     )
     for name, array in to_torch(model, TABLE).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_of_many_misfits_the_first_are_named_and_the_others_counted():
+    (_, weights), model = state(), nnx.eval_shape(lambda: Model(nnx.Rngs(0)))
+    others = {f"other.{name}": array for name, array in weights.items()}
+    with pytest.raises(UserError) as error:
+        load_torch(model, TABLE, others)
+    assert str(error.value).endswith(
+        "with: missing 0.weight; missing 0.bias; missing 1.weight; 7 more missing; unexpected "
+        "other.0.weight; unexpected other.0.bias; unexpected other.1.weight; 7 more unexpected"
+    )

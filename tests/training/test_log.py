@@ -92,6 +92,12 @@ def test_steps_that_are_left_out_were_no_use(begun, clock, tmp_path):
     assert last["goodput"] == pytest.approx(2 / 6)
 
 
+def test_the_bar_says_that_it_compiles_until_a_step_is_done(begun, clock):
+    assert str(begun._bar).startswith("toy, compiling:   0%")
+    steps(begun, clock, range(1, 3))
+    assert str(begun._bar).startswith("toy:  25%")
+
+
 def test_the_watchdog_hears_of_each_step_and_of_what_is_none(begun, watchdog, clock):
     with begun.aside():
         assert watchdog.pop() == "pause"

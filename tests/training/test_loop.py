@@ -185,10 +185,13 @@ def test_a_run_made_longer_is_one_that_always_was(tmp_path, whole):
     assert (float(train(tmp_path).total), read_metrics(tmp_path)) == whole
 
 
-def test_a_run_made_shorter_is_finished(tmp_path, whole):
+def test_a_run_made_shorter_is_finished_and_says_so(tmp_path, whole, capsys):
     train(tmp_path)
     before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
     assert float(train(tmp_path, run=replace(RUN, steps=3)).total) == whole[0]
+    done = f"{tmp_path}: done, all 5 steps; the model is in {tmp_path}/model\n"
+    assert capsys.readouterr().err == done
     assert read_metrics(tmp_path) == whole[1]
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,6 +1,6 @@
 """H-Codec inference in PyTorch: a folder that needs nothing but torch, wherever it is put.
 
-    codec = HCodec(json.load(open("codec.json")))
+    codec = HCodec(json.loads(Path("codec.json").read_text()))
     codec.load_state_dict(torch.load("codec.pt"))  # or safetensors.torch.load_file(...)
     acoustic, semantic, lengths = codec.encode(wave, features)
     wave = codec.decode(acoustic, semantic, lengths)
