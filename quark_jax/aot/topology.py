@@ -10,7 +10,6 @@ import jax
 from quark_jax.errors import UserError, optional_import
 from quark_jax.hardware import Chip, chip_of
 
-INSTALL = "pip install 'quark-jax[aot]'"
 # The compiler looks for a TPU virtual machine around it, and warns where there is none.
 _QUIET = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is held: several may compile at once
@@ -37,7 +36,7 @@ def topology_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
             f"--topology {name!r}: is no topology; write chip and sides, as in v5e:4x4 or v5p:8x8x8"
         )
     os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
-    optional_import("libtpu", use="compile for TPUs", install=INSTALL)
+    optional_import("libtpu", use="compile for TPUs", extra="aot")
     from jax.experimental import topologies
 
     options = {"num_slices": slices} if slices > 1 else {}

@@ -17,7 +17,7 @@ class TextTokeniser:
     """
 
     def __init__(self, folder: str | Path):
-        tokenizers = optional_import("tokenizers", use=f"tokenise text with {folder}")
+        tokenizers = optional_import("tokenizers", use=f"tokenise text with {folder}", extra="text")
         path = epath.Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(

@@ -51,7 +51,7 @@ def test_what_cannot_be_is_told_in_a_line(arguments, message, capsys):
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
     assert main(["aot", "--config", CONFIG, "--topology", "v5e:4x4"]) == 2
-    assert "pip install 'quark-jax[aot]'" in capsys.readouterr().err
+    assert "pip install -e '.[aot]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -50,5 +50,5 @@ def test_what_is_missing_is_named(folder, monkeypatch):
     with pytest.raises(UserError, match=r"tokenizer\.json: missing"):
         TextTokeniser(folder)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match="pip install tokenizers"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[text\]'"):
         TextTokeniser(folder)
