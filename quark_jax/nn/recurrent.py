@@ -31,21 +31,50 @@ class LSTM(nnx.Module):
         gates = x.astype(dtype) @ self.input_kernel[...].astype(dtype)
         gates = gates.astype(jnp.float32) + self.input_bias[...] + self.hidden_bias[...]
         kernel = self.hidden_kernel[...].astype(dtype)
-
-        def step(carry, gate):
-            hidden, cell = carry
-            product = jnp.dot(hidden.astype(dtype), kernel, preferred_element_type=jnp.float32)
-            i, f, g, o = jnp.split(gate + product, 4, axis=-1)
-            cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-            hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
-            return (hidden, cell), hidden
-
         batch, frames, width = x.shape
         items = (batch,) if batch > 1 else ()  # one item alone: matrix times vector is faster
-        zeros = jnp.zeros((*items, width), jnp.float32)
-        gates = gates.swapaxes(0, 1).reshape(frames, *items, 4 * width)
-        _, hidden = jax.lax.scan(step, (zeros, zeros), gates)
+        hidden = _recur(gates.swapaxes(0, 1).reshape(frames, *items, 4 * width), kernel)
         return hidden.reshape(frames, batch, width).swapaxes(0, 1).astype(x.dtype)
+
+
+def _states(gates: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Hidden states [time, ..., width] of gates [time, ..., 4 * width] without the hidden part."""
+
+    def step(carry, gate):
+        hidden, cell = carry
+        product = jnp.dot(hidden.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+        i, f, g, o = jnp.split(gate + product, 4, axis=-1)
+        cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+        return (hidden, cell), hidden
+
+    zeros = jnp.zeros((*gates.shape[1:-1], kernel.shape[0]), jnp.float32)
+    return jax.lax.scan(step, (zeros, zeros), gates)[1]
+
+
+@jax.custom_vjp
+def _recur(gates: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_states`, with the gradient of the kernel as one product over all frames: added up frame by
+    frame it is read and written each time, and may be summed over the devices each time."""
+    return _states(gates, kernel)
+
+
+def _forward(gates, kernel):
+    hidden, pull = jax.vjp(lambda gates: _states(gates, kernel), gates)
+    return hidden, (pull, hidden, kernel)
+
+
+def _backward(residuals, cotangent):
+    pull, hidden, kernel = residuals
+    (gates,) = pull(cotangent)
+    before, after = (
+        a.reshape(-1, a.shape[-1]).astype(kernel.dtype) for a in (hidden[:-1], gates[1:])
+    )
+    product = jnp.dot(before.T, after, preferred_element_type=jnp.float32)
+    return gates, product.astype(kernel.dtype)
+
+
+_recur.defvjp(_forward, _backward)
 
 
 class RecurrentAttention(nnx.Module):
