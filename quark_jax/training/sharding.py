@@ -140,7 +140,9 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
         place, tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
     if problems:
-        raise UserError("mesh: " + "; ".join(problems) + "; change the mesh or its rules")
+        more = [f"{len(problems) - 3} more like these"] if len(problems) > 3 else []
+        told = "; ".join([*problems[:3], *more])
+        raise UserError(f"mesh: {told}; change the mesh or its rules")
     return placed
 
 

@@ -1,5 +1,5 @@
-"""One training step of both small models on several meshes of the same eight devices; prints, for
-each, how far its loss and its update are from those of one device:
+"""One training step of both small models on several meshes of the same eight devices, from each of
+five batches; prints, for each, how far its loss and its update are from those of one device:
 
 python tests/training/meshes.py '[{"data": 2, "fsdp": 4}]'
 """
@@ -22,16 +22,17 @@ from quark_jax.training import codec_step, lm_step
 from quark_jax.training.loop import Run, compile_step
 from quark_jax.training.sharding import MeshConfig, make_mesh, place_batch, shardings
 
-ITEMS, FRAMES = 8, 8
+ITEMS, FRAMES, DRAWS = 8, 8, 5
 
 
-def language_model():
-    """`init` and `step`, frozen networks, a batch, and what of the state is compared."""
+def language_model(seed: int):
+    """`init` and `step`, frozen networks, a batch drawn by `seed`, and what of the state is
+    compared."""
     lm = replace(LM, codebooks=2, acoustic_size=32, semantic_size=32)
     learning = lm_step.LMLearning(
         lm, lm_step.LearningConfig(optimiser=OPTIMISER), tasks=["sr"], packing=None, seed=0
     )
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     codes = rng.integers(0, 32, (2, ITEMS, 2, FRAMES)).astype(np.int32)
     batch = {
         "task": np.full(ITEMS, TASK_IDS["sr"], np.int32),
@@ -45,34 +46,39 @@ def language_model():
     return learning, frozen, batch, (), lambda state: state.moments
 
 
-def codec():
+def codec(seed: int):
     """The same, with all losses and both optimisers."""
     learning = codec_step.CodecLearning(
         CODEC, codec_step.LearningConfig(optimiser=OPTIMISER, adversary=ADVERSARY), 0
     )
-    wave = np.random.default_rng(0).normal(size=(ITEMS, FRAMES * CODEC.hop)).astype(np.float32)
+    wave = np.random.default_rng(seed).normal(size=(ITEMS, FRAMES * CODEC.hop))
     frozen = codec_step.Frozen(SSLFeatures(FeatureConfig()))
     begun = learning.begun(ADVERSARY.begin)
 
     def compared(state):
         return state.codec.moments, state.adversary.moments, state.rest
 
-    return learning, frozen, 0.1 * wave, (begun,), compared
+    return learning, frozen, (0.1 * wave).astype(np.float32), (begun,), compared
 
 
 def begin(learning) -> Run:
     return Run(learning.init(), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def stepped(learning, frozen, batch, phase, compared, begun: Run, config: MeshConfig, count: int):
-    """Loss after one step from `begun`, and the arrays that are compared, on `count` devices."""
+def stepped(model, begun: Run, config: MeshConfig, count: int) -> list[tuple[float, object]]:
+    """Loss after one step from `begun`, and the arrays that are compared, of each draw on `count`
+    devices."""
+    learning, frozen, _, phase, compared = model(0)
     mesh = make_mesh(config, jax.devices()[:count])
     placed = shardings(begun, mesh, config.rules)
     frozen = jax.device_put(frozen, shardings(frozen, mesh, config.rules))
-    after, metrics = compile_step(learning.step, placed)(
-        jax.device_put(begun, placed), place_batch(batch, mesh), frozen, phase
-    )
-    return float(metrics["loss"]), jax.tree.map(np.asarray, compared(after.state))
+    step = compile_step(learning.step, placed)
+    found = []
+    for seed in range(DRAWS):
+        batch = place_batch(model(seed)[2], mesh)
+        after, metrics = step(jax.device_put(begun, placed), batch, frozen, phase)
+        found.append((float(metrics["loss"]), jax.tree.map(np.asarray, compared(after.state))))
+    return found
 
 
 def apart(theirs, ours) -> tuple[float, float]:
@@ -98,13 +104,15 @@ def apart(theirs, ours) -> tuple[float, float]:
 def main() -> None:
     meshes, found = json.loads(sys.argv[1]), {}
     for name, model in {"lm": language_model, "codec": codec}.items():
-        learning, *others = model()
-        begun = jax.tree.map(np.asarray, jax.jit(partial(begin, learning))())
-        run = partial(stepped, learning, *others, begun)
-        loss, update = run(config=MeshConfig(), count=1)
+        begun = jax.tree.map(np.asarray, jax.jit(partial(begin, model(0)[0]))())
+        one = stepped(model, begun, MeshConfig(), 1)
         for mesh in meshes:
-            other, theirs = run(config=MeshConfig(**mesh), count=8)
-            found[f"{name} {mesh}"] = abs(other - loss) / loss, *apart(theirs, update)
+            found[f"{name} {mesh}"] = [
+                (abs(other - loss) / loss, *apart(theirs, update))
+                for (loss, update), (other, theirs) in zip(
+                    one, stepped(model, begun, MeshConfig(**mesh), 8), strict=True
+                )
+            ]
     print(json.dumps(found))
 
 
