@@ -33,8 +33,11 @@ CPU, at batch 1: temporary memory of 1.76 GB for cuts of 1 s, 2.40 GB for 5 s. A
 all its parts takes 17 s for 8 cuts of 1 s on two CPU cores, 10 s of them for the discriminators
 (README.md in this folder).
 
-Tokenising on 256 TPUs v5e, 8 recordings of 5 s on each:
+A step of 1.0 on 256 TPUs v5e, one cut on each (with JAX_OPTIMIZATION_LEVEL=O1 it compiles in 14
+minutes of a core), and tokenising, 8 recordings of 5 s on each:
 
+    quark aot --topology v5e:16x16 --config configs/codec/published.py:1.0 \
+        --config.data.batch_size 256
     quark aot --topology v5e:16x16 --config configs/codec/published.py:1.0 --program tokenise \
         --batch 2048
 
