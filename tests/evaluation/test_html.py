@@ -25,7 +25,7 @@ TEXT = """# Task sr, speech restoration
 
 Left out:
 
-- PESQ-WB: pesq is needed: pip install 'quark-jax[eval]'
+- PESQ-WB: pesq is needed: pip install -e '.[eval]'
 - <script>alert(1)</script>
 """
 

@@ -157,5 +157,5 @@ def test_a_taken_port_and_a_missing_package_are_one_line(blocks, small_run, caps
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(model) == 2
     error = capsys.readouterr().err
-    assert "gradio is needed to serve a page" in error and "quark-jax[demo]" in error
+    assert "gradio is needed to serve a page" in error and "pip install -e '.[demo]'" in error
     assert error.count("\n") == 1
