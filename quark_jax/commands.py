@@ -37,7 +37,7 @@ def guarded(run: Callable[[], None]) -> int:
 
 
 # Without these libtpu, where it is installed, complains on a machine that is no TPU VM.
-_NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
+NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 
 
 def _quiet() -> None:
@@ -48,7 +48,7 @@ def _quiet() -> None:
     asked = "JAX_PLATFORMS" in os.environ or "JAX_FORCE_TPU_INIT" in os.environ
     there = any(any(Path("/dev").glob(chips)) for chips in ("accel*", "vfio/*"))
     if not asked and not there:
-        os.environ.update({key: os.environ.get(key, value) for key, value in _NO_TPU.items()})
+        os.environ.update({key: os.environ.get(key, value) for key, value in NO_TPU.items()})
 
 
 def launch(run: Callable[[Sequence[str]], None]) -> None:

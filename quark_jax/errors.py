@@ -1,6 +1,7 @@
 """What a person can put right."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -17,6 +18,12 @@ class Stopped(Exception):
 
 class MissingPackage(UserError):
     """A package is not installed; the message names it and the command that installs it."""
+
+
+def first_of(problems: Sequence[str], kind: str) -> list[str]:
+    """Three of them, and how many more there are: "7 more `kind`"."""
+    more = len(problems) - 3
+    return [*problems[:3], *([f"{more} more {kind}"] if more > 0 else [])]
 
 
 def optional_import(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
+from quark_jax.commands import NO_TPU
 from quark_jax.errors import UserError, optional_import
 from quark_jax.hardware import Chip, chip_of
 
@@ -17,8 +18,7 @@ _QUIET = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # of no consequence for a topology that is named
+    **NO_TPU,  # of no consequence for a topology that is named
 }
 
 

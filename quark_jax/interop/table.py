@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, first_of
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def load_torch(
         raise UserError(
             f"{source}: does not fit the configuration, use the one it was trained with: "
             + "; ".join(
-                _first(missing, "missing")
-                + _first(unexpected, "unexpected")
-                + _first(misshapen, "of another shape")
+                first_of(missing, "missing")
+                + first_of(unexpected, "unexpected")
+                + first_of(misshapen, "of another shape")
             )
         )
     stacks: dict[str, dict[int, np.ndarray]] = {}
@@ -136,12 +136,6 @@ def load_torch(
     for _, part in nnx.iter_graph(model):
         if isinstance(part, nnx.Variable) and 0 in (value := part.get_value()).shape:
             part.set_value(jnp.zeros(value.shape, value.dtype))  # a stack of no layers
-
-
-def _first(problems: Sequence[str], kind: str) -> list[str]:
-    """Three of them, and how many more there are."""
-    more = len(problems) - 3
-    return [*problems[:3], *([f"{more} more {kind}"] if more > 0 else [])]
 
 
 def to_torch(model: nnx.Module, table: Sequence[Entry]) -> dict[str, np.ndarray]:

@@ -108,9 +108,7 @@ def fit(
         now, placed = _begin(init, start, checkpoints, batches, config, mesh, run.mesh.rules)
         first = checkpoints.latest
         if first is not None and first >= run.steps:
-            if jax.process_index() == 0:
-                told = f"{workdir}: done, all {first} steps; the model is in {workdir}/model"
-                print(told, file=sys.stderr)
+            _tell_finished(workdir, first)
             return now.state
         del start  # the state has taken its place in memory
         frozen = jax.device_put(frozen, shardings(frozen, mesh, run.mesh.rules))
@@ -134,6 +132,12 @@ def fit(
             checkpoints.save(number, now, batches, config, metrics=metrics, notes=log.notes)
 
         return _steps(now, first, run, workdir, advance, evaluate, save, log).state
+
+
+def _tell_finished(workdir: str | PathLike, steps: int) -> None:
+    if jax.process_index() == 0:
+        told = f"{workdir}: done, all {steps} steps; the model is in {workdir}/model"
+        print(told, file=sys.stderr)
 
 
 def _steps(

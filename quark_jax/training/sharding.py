@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from quark_jax.errors import UserError
+from quark_jax.errors import UserError, first_of
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -140,8 +140,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) ->
         place, tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
     if problems:
-        more = [f"{len(problems) - 3} more like these"] if len(problems) > 3 else []
-        told = "; ".join([*problems[:3], *more])
+        told = "; ".join(first_of(problems, "like these"))
         raise UserError(f"mesh: {told}; change the mesh or its rules")
     return placed
 

@@ -265,8 +265,8 @@ def test_a_folder_whose_config_does_not_fit_lists_the_tensors(tokenisers, tmp_pa
         Tokeniser.load(tmp_path)
     text = str(error.value)
     assert text.startswith(f"{tmp_path / 'model.safetensors'}: does not fit the configuration")
-    assert "missing quantizer.layers.2." in text
-    assert "has shape [8], not [6]" in text
+    assert "missing quantizer.layers.2._codebook.embed_avg; 5 more missing;" in text
+    assert "encoder.out.conv.weight has shape [8, 32, 9], not [6, 32, 9]" in text
 
 
 def test_folders_without_a_whole_codec_are_refused(tokenisers, tmp_path):
