@@ -15,7 +15,7 @@ _NEEDED = {"data": "the folder that the test set is in", "out": "the report, .md
 _RESUMED = (
     "Clips that are done are kept in OUT.jsonl: the same command goes on after an interruption."
 )
-TASKS = ("sr", "tse", "rtse", "lass", "edit")  # that have a target to compare with
+TASKS = ("sr", "tse", "rtse", "ss", "vc", "lass", "edit", "aec")  # all that have an input
 
 
 def add_eval_command(commands) -> None:

@@ -7,7 +7,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def page(
         text: the report in Markdown: headings, paragraphs, tables, lists, pictures.
         records: of the clips, as `report.measure` fills them; a plot shows each metric's values.
         headings: of the metrics to plot, by key.
-        samples: folder of `NUMBER-ROW.flac`, rows of the clip of that number.
+        samples: folder of `NUMBER-ROW.flac`, rows of the clip of that number; of several waves in a
+            row `NUMBER-ROW-1.flac` and so on.
         count: how many clips of `samples` to show, from the first on.
         pictures: folder of the PNGs that the text names, a paragraph `![what it shows](NAME.png)`
             each.
@@ -190,7 +191,7 @@ def _samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for number, files in sorted(clips.items()):
         record = records[number]
-        rows = {row: audio.read(files[row]) for row in record["values"] if row in files}
+        rows = {name: audio.read(files[name]) for name in _in_order(files, record["values"])}
         if not rows:  # files of the folder that are not ours
             continue
         levels = {row: _levels(wave) for row, (wave, _) in rows.items()}
@@ -210,6 +211,11 @@ def _samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> str:
             + f'<div class="players">{"".join(figures)}</div></section>'
         )
     return "\n".join(parts)
+
+
+def _in_order(names: Iterable[str], rows: Iterable[str]) -> list[str]:
+    """The names that are a row, or one of several waves in it, row by row."""
+    return [n for row in rows for n in names if re.fullmatch(re.escape(row) + r"(-\d+)?", n)]
 
 
 def _levels(wave: np.ndarray) -> np.ndarray:

@@ -82,6 +82,7 @@ class _Task:
     def results(self, items: Sequence[Item], left_out: list[LeftOut]) -> Iterator[Result]:
         settings, columns = self.settings, partial(metrics_of, self.kind, self.settings.clap)
         options = {"sampling": settings.sampling, "batch": settings.batch}
+        options["known"] = self.kind != "vc"  # nobody knows how the other voice would say it
         return tasks.results(self.quark, self._jobs(items, left_out), columns, **options)
 
     def _jobs(self, items: Sequence[Item], left_out: list[LeftOut]) -> Iterator[Job]:

@@ -7,9 +7,10 @@ and writes a Markdown table of metrics with 95 % intervals, beside it a JSON of 
 values and a page of all of it for the browser. Rows of the same table are the input, left as it is;
 the target coded and decoded, the most that a model over this codec can reach; and the target
 itself. `--snr 0 10` has noise of 0 to 10 dB as the only degradation (beside the other speaker,
-where the task has one). `--samples 4` keeps the audio of the first four examples, and pictures, in
-a folder beside the report, and on the page to listen to. Examples that are done are kept in
-OUT.jsonl: the same command goes on after an interruption.
+where the task has one). Separation is asked of two voices without rooms or noise, compared at
+16 kHz. `--samples 4` keeps the audio of the first four examples, and pictures, in a folder beside
+the report, and on the page to listen to. Examples that are done are kept in OUT.jsonl: the same
+command goes on after an interruption.
 """
 
 import hashlib
@@ -39,7 +40,15 @@ from quark_jax.pipeline import SAMPLING, QuarkAudio
 from quark_jax.windows import INPUT_RATE, Job, fit
 
 INPUT, MODEL, CODEC = "input", "model", "codec"  # rows, beside TARGET
-_VOICES = ("tse", "rtse")  # tasks in which two voices compete
+_IN_NOISE = ("sr", "tse", "rtse")  # tasks whose degradations can be chosen
+_CLEAN = Degradation(
+    interference_probability=0.0,
+    reverberation_probability=0.0,
+    noise_probability=0.0,
+    bandwidth_probability=0.0,
+    clipping_probability=0.0,
+    packet_loss_probability=0.0,
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,11 @@ class Clip:
 
 
 def columns(name: str, clap: Path | None = None) -> dict[str, Metric]:
-    """Metrics of the task `name`: quality, intelligibility and voice are asked of speech. With the
-    folder of a CLAP model also how well results fit the words."""
+    """Metrics of the task `name`: quality, intelligibility and voice are asked of speech, the best
+    permutation of voices that are separated. With the folder of a CLAP model also how well results
+    fit the words."""
+    if name == "ss":
+        return metrics_of("ss", clap)
     return metrics_of("sound" if task(name).caption else "speech", clap)
 
 
@@ -89,9 +101,11 @@ def clips(
         UserError: where there is nothing to make examples of; from `Clip.make` too.
     """
     own = {"rate": rate, "split": split, "seed": seed}
+    if snr_db and name not in _IN_NOISE:
+        raise UserError(
+            f"snr: noise alone is for {', '.join(_IN_NOISE)}; leave it out for task {name}"
+        )
     if task(name).caption:
-        if snr_db:
-            raise UserError(f"snr: noise alone is for speech, not for {name}; leave it out")
         source = make_source(name, entries, seconds=seconds, **own)
         picked = range(0, len(source), max(1, len(source) // count))
         return [
@@ -100,17 +114,14 @@ def clips(
         ]
     if snr_db:
         own["config"] = _noise_alone(name, snr_db)
-    drawn = draw(
-        (entry for entry in entries if entry.domain in ("speech", "")),
-        count,
-        split=split,
-        language=language,
-        with_text=with_text,
-        seed=seed,
-    )
+    speech = [entry for entry in entries if entry.domain in ("speech", "")]
+    make = partial(_speech, name)
+    if name == "ss":
+        make, speech = _separation, _named(speech, split)
+    asked = {"split": split, "language": language, "with_text": with_text, "seed": seed}
     return [
-        Clip(entry.id, partial(_speech, name, entry, entries, own | {"seed": seed + number}))
-        for number, entry in enumerate(drawn)
+        Clip(entry.id, partial(make, entry, entries, own | {"seed": seed + number}))
+        for number, entry in enumerate(draw(speech, count, **asked))
     ]
 
 
@@ -123,18 +134,53 @@ def _speech(
     name: str, entry: Entry, entries: Sequence[Entry], own: Mapping[str, Any]
 ) -> tuple[Example, Heard]:
     """An example of all of a recording; what else it takes comes from the other `entries`."""
-    rate, voices = own["rate"], ()
-    others = [other for other in entries if other != entry]
-    # The first example is of the first recording, whole.
-    example = make_source(name, [entry, *others], seconds=len(entry.read(rate)) / rate, **own)[0]
-    told = example.provenance
-    if name in _VOICES:
-        recorded = told["interferer" if name == "tse" else "file"]
-        [other] = (found.read(rate) for found in entries if found.id == recorded)
-        voices = audio.resample(example.reference, INPUT_RATE, rate), other
-    known = name != "rtse" and told["file"] == entry.id
+    example = _whole(name, entry, entries, own)
+    known = name != "rtse" and example.provenance["file"] == entry.id
     item = Item(entry.id, (entry if known else replace(entry, text=""),))
-    return example, _heard(example, item, *(voices if name == "tse" else reversed(voices)))
+    return example, _heard(example, item, *_voices(example, entries))
+
+
+def _whole(name: str, entry: Entry, entries: Sequence[Entry], own: Mapping[str, Any]) -> Example:
+    """The example of all of `entry`: the first of a source is of its first recording."""
+    others = [other for other in entries if other != entry]
+    seconds = len(entry.read(own["rate"])) / own["rate"]
+    return make_source(name, [entry, *others], seconds=seconds, **own)[0]
+
+
+def _voices(example: Example, entries: Sequence[Entry]) -> tuple[np.ndarray, ...]:
+    """The wanted voice and the one that it competes with, at the rate of the target; none where
+    the task has none."""
+    if example.task not in ("tse", "rtse", "vc"):
+        return ()
+    rate, told = example.rate, example.provenance
+    reference = audio.resample(example.reference, INPUT_RATE, rate)
+    if example.task == "vc":
+        return reference, audio.resample(example.input, INPUT_RATE, rate)
+    recorded = told["interferer" if example.task == "tse" else "file"]
+    [other] = (found.read(rate) for found in entries if found.id == recorded)
+    return (reference, other) if example.task == "tse" else (other, reference)
+
+
+def _separation(
+    entry: Entry, entries: Sequence[Entry], own: Mapping[str, Any]
+) -> tuple[Example, Heard]:
+    """All of a recording with another speaker beside it, at the rate of the input: what is not the
+    one voice is the other."""
+    two = replace(_CLEAN, interference_probability=1.0, sir_db=EXTRACTION.sir_db)
+    example = _whole("sr", entry, entries, {**own, "rate": INPUT_RATE, "config": two})
+    voices = example.target, example.input - example.target
+    return example, Heard(Item(entry.id, (entry,)), voices, example.input)
+
+
+def _named(speech: Iterable[Entry], split: str) -> list[Entry]:
+    """Recordings whose speaker is named. Raises UserError where a split has no two speakers."""
+    named = [entry for entry in speech if entry.speaker]
+    if (count := len({entry.speaker for entry in named if entry.split == split})) < 2:
+        raise UserError(
+            f"task ss: {count} named speakers in split {split!r}, but it takes 2; fill in "
+            "'speaker' in the manifest, or add recordings"
+        )
+    return named
 
 
 def _heard(example: Example, item: Item, *voices: np.ndarray) -> Heard:
@@ -143,15 +189,10 @@ def _heard(example: Example, item: Item, *voices: np.ndarray) -> Heard:
 
 
 def _noise_alone(name: str, snr_db: tuple[float, float]) -> Degradation:
-    return replace(
-        EXTRACTION if name in _VOICES else Degradation(interference_probability=0.0),
-        reverberation_probability=0.0,
-        noise_probability=1.0,
-        snr_db=snr_db,
-        bandwidth_probability=0.0,
-        clipping_probability=0.0,
-        packet_loss_probability=0.0,
-    )
+    noisy = replace(_CLEAN, noise_probability=1.0, snr_db=snr_db)
+    if name == "sr":
+        return noisy
+    return replace(noisy, interference_probability=1.0, sir_db=EXTRACTION.sir_db)
 
 
 def results(
@@ -161,19 +202,21 @@ def results(
     *,
     sampling: Sampling = SAMPLING,
     batch: int = 8,
+    known: bool = True,
 ) -> Iterator[Result]:
     """What the model makes of each job, in order, and the rows beside it, as long as the target.
 
     Args:
         jobs: the label of each is (`Heard`, its rate in Hz).
         sampling, batch: as of `QuarkAudio.run`.
+        known: whether the targets are what should come out, and have rows of their own.
     """
     tokeniser = quark.tokeniser
     for job, made in quark.run(jobs, sampling=sampling, batch=batch):
         heard, rate = job.label
         rows = {INPUT: (heard.input,) * len(made)}
         rows[MODEL] = tuple(audio.resample(wave, job.rate, rate) for wave in made)
-        if job.task != "vc":  # the target of which nobody knows
+        if known:
             rows[CODEC] = tuple(
                 tokeniser.decode(tokeniser.encode(t, rate))[0] for t in heard.targets
             )
@@ -204,7 +247,7 @@ class _Samples:
         for result in results:
             if (number := self.numbers.get(result.record["id"])) is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                waves = {row: wave for row, (wave,) in result.rows.items()}
+                waves = dict(_one_by_one(result.rows))
                 for row, wave in waves.items():
                     audio.write(self.folder / f"{number}-{row}.flac", wave, result.rate)
                 compare(self.folder / f"{number}.png", waves, result.rate)
@@ -223,6 +266,15 @@ class _Samples:
         for path in sorted(self.folder.glob(f"{number}[-.]*")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
+
+
+def _one_by_one(rows: Mapping[str, Sequence[np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The waves of rows with their names, "row-1" and so on of several; the input is one."""
+    for row, waves in rows.items():
+        if row == INPUT or len(waves) == 1:
+            yield row, waves[0]
+        else:
+            yield from ((f"{row}-{n}", wave) for n, wave in enumerate(waves, 1))
 
 
 def write_report(
@@ -298,8 +350,11 @@ def _report(
     metrics: Mapping[str, Metric],
 ) -> str:
     seconds = sum(record["seconds"] for record in records)
-    degraded = "as in training"
-    if snr_db and not task(name).caption:
+    degraded, matched = "as in training", ""
+    if name == "ss":
+        degraded = "of two voices alone"
+        matched = " Of two results the one goes to the voice that makes the mean the best."
+    elif snr_db:
         degraded = "with noise of {:g} to {:g} dB alone".format(*snr_db)
     lines = [
         f"# Task {name}, {task(name).title}",
@@ -314,7 +369,7 @@ def _report(
         "`input` is left as it is; `codec` is the target coded and decoded, the most that a model "
         "over this codec can reach. Means over examples, in brackets 95 % intervals (bootstrap "
         "over examples); errors of words and characters are totals over all of them. Results are "
-        "cut, or filled with silence, to the length of the target.",
+        "cut, or filled with silence, to the length of the target." + matched,
         *report.remarks(records, missing),
     ]
     return "\n".join(lines) + "\n"

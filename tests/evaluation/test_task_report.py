@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.signal import correlate
 
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
 from data_pipelines.examples import Example, make_source
@@ -16,6 +17,7 @@ from quark_jax.errors import UserError
 from quark_jax.evaluation import clips, judging, mel_distance, stoi, tasks
 from quark_jax.evaluation.clips import judge, missing_packages
 from quark_jax.evaluation.judging import Heard
+from quark_jax.evaluation.metrics import best_permutation
 from quark_jax.evaluation.readers import Item
 from quark_jax.lm import Sampling
 from quark_jax.pipeline import QuarkAudio
@@ -100,8 +102,55 @@ def test_events_are_asked_of_examples_as_in_training(entries):
     np.testing.assert_array_equal(drawn[0][0].input, source[0].input)
     assert drawn[0][1].item.query == drawn[0][0].caption != ""
     assert list(tasks.columns("lass")) == ["sdr", "mel"]
-    with pytest.raises(UserError, match="noise alone is for speech"):
+    with pytest.raises(UserError, match="leave it out for task lass"):
         _clips("lass", told, 2, snr_db=(0.0, 10.0))
+
+
+def test_a_converted_voice_is_compared_with_its_reference_and_with_the_one_before(entries):
+    known = {entry.id: entry for entry in entries}
+    for example, heard in _clips("vc", entries, 3):
+        told = example.provenance
+        assert told["file"] == heard.item.id != told["reference"]
+        assert known[told["reference"]].speaker == known[told["file"]].speaker
+        np.testing.assert_array_equal(heard.reference, example.reference)
+        np.testing.assert_array_equal(heard.other, example.input)
+        assert stoi(example.target, example.input, RATE) < 0.95
+        assert heard.item.targets == (known[told["file"]],)
+
+
+def test_an_echo_is_compared_with_the_near_end_alone(entries):
+    for example, heard in _clips("aec", entries, 3):
+        assert len(example.reference) == len(example.input)
+        assert np.abs(example.input - example.target).max() > 0.01
+        assert heard.reference is None and heard.other is None
+
+
+def _is_cut_of(voice: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether a second of `voice` is found in the recording, at whatever level."""
+    part = voice[:RATE]
+    products = correlate(whole, part, "valid")
+    energy = correlate(np.square(whole), np.ones(RATE, np.float32), "valid")
+    alike = products / np.sqrt(np.maximum(energy, 1e-6) * np.sum(np.square(part)))
+    return alike.max() > 0.999
+
+
+def test_separation_is_asked_of_two_voices_and_nothing_else(entries):
+    known = {entry.id: entry for entry in entries}
+    for example, heard in _clips("ss", entries, 6):
+        told = example.provenance
+        one, two = heard.targets
+        np.testing.assert_allclose(one + two, heard.input, atol=1e-6)
+        speakers = {known[told["file"]].speaker, known[told["interferer"]].speaker}
+        assert told["file"] == heard.item.id and len(speakers) == 2
+        for voice, name in ((one, "file"), (two, "interferer")):
+            assert _is_cut_of(voice, known[told[name]].read(RATE))
+        assert -6 < told["plan"]["sir_db"] < 6
+    assert "si_sdr_gain" in tasks.columns("ss")
+    alone = [replace(entry, speaker="one") for entry in entries]
+    with pytest.raises(UserError, match="1 named speakers in split 'heldout', but it takes 2"):
+        _clips("ss", alone, 2)
+    with pytest.raises(UserError, match="leave it out for task ss"):
+        _clips("ss", entries, 2, snr_db=(0.0, 10.0))
 
 
 def test_each_row_is_measured_against_the_target(entries, every_task, light, monkeypatch):
@@ -182,6 +231,27 @@ def test_report(entries, every_task, light, tmp_path, capsys, monkeypatch):
     assert mel_distance(target, model, rate) == pytest.approx(
         facts["examples"][0]["values"]["model"]["mel"], abs=5e-3
     )
+
+
+@pytest.mark.parametrize("name", ["ss", "vc", "aec"])
+def test_tasks_of_several_voices_are_reported(name, entries, every_task, light, tmp_path):
+    manifest, out = tmp_path / "clips.jsonl", tmp_path / "report.md"
+    write_manifest(entries, manifest)
+    assert _run(every_task, manifest, name, out, "--examples", 2, "--samples", 1) == 0
+    facts = json.loads(out.with_suffix(".json").read_text())
+    rows = ["input", "model", "codec", "target"]
+    assert all(list(example["values"]) == rows for example in facts["examples"])
+    assert not any(example["failures"] for example in facts["examples"])
+    count = 2 if name == "ss" else 1
+    kept = {path.stem[2:]: audio.read(path)[0] for path in (tmp_path / "report").glob("*.flac")}
+    several = [f"{row}-{n}" if count == 2 else row for row in rows[1:] for n in (1, 2)[:count]]
+    assert sorted(kept) == sorted(["input", *several])
+    waves = {row: [kept[n] for n in several if n.startswith(row)] for row in rows[1:]}
+    found = best_permutation(waves["target"], waves["model"], lambda x, y: stoi(x, y, RATE))[1]
+    assert facts["examples"][0]["values"]["model"]["stoi"] == pytest.approx(found, abs=1e-3)
+    page = out.with_suffix(".html").read_text()
+    assert page.count("<audio") == len(kept)
+    assert ("goes to the voice" in out.read_text()) == (name == "ss")
 
 
 @pytest.fixture
