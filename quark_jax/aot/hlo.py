@@ -178,13 +178,17 @@ class Hlo:
 
     def _moved(self, instruction: Instruction, shapes: Mapping[str, str], hbm: bool) -> float:
         kind, out = instruction.kind, array_bytes(instruction.shape, hbm=hbm)
+        if kind == "slice-start":  # names source and target, and reads of the one what the other is
+            target, _ = _split(_split(instruction.shape[1:])[1])
+            return array_bytes(target) + array_bytes(target, hbm=hbm)
         if kind.endswith("-start") and instruction.shape.startswith("("):
             return out  # names source and target
         operands = [array_bytes(shapes.get(name, ""), hbm=hbm) for name in instruction.operands]
         if kind in ("dynamic-slice", "gather", "slice"):
-            return 2 * out
+            return (array_bytes(instruction.shape) if operands[0] else 0) + out
         if kind == "dynamic-update-slice":
-            return 2 * operands[1]
+            update = array_bytes(shapes.get(instruction.operands[1], ""))
+            return operands[1] + (update if out else 0)
         if kind == "fusion":
             (_, called), *_ = instruction.called
             read = sum(
@@ -215,7 +219,10 @@ class Hlo:
                 continue  # in place
             elif instruction.kind == "fusion":
                 (_, called), *_ = instruction.called
-                total += sum(self._read(called, place, size) for place in places)
+                if self._root(called).kind == "parameter":  # a bitcast
+                    aliases.add(instruction.name)
+                else:
+                    total += sum(self._read(called, place, size) for place in places)
             else:
                 return size
         return total
@@ -235,12 +242,17 @@ class Hlo:
                 numbers[current][match[1]] = int(match[2])
         return numbers
 
-    def _written(self, computation: str, out: int) -> float:
+    def _root(self, computation: str) -> Instruction:
+        """What a computation returns, whatever it is taken for."""
         body = self._computations[computation]
-        shapes = {i.name: i.shape for i in body}
         root = next(i for i in body if i.root)
         while root.kind == "bitcast":
             root = next(i for i in body if i.name == root.operands[0])
+        return root
+
+    def _written(self, computation: str, out: int) -> float:
+        shapes = {i.name: i.shape for i in self._computations[computation]}
+        root = self._root(computation)
         if root.kind == "dynamic-update-slice":
             return array_bytes(shapes[root.operands[1]])
         return out

@@ -1,5 +1,5 @@
-"""Causal attention of whole sequences: as XLA has it, or by a TPU kernel that never holds the
-scores."""
+"""Causal attention of whole sequences, as XLA has it or by a TPU kernel that never holds the
+scores; and of one position to a cache."""
 
 import jax
 import jax.numpy as jnp
@@ -39,21 +39,42 @@ def attend(
     mask = None
     if segments is not None:
         mask = jnp.tril(segments[:, None, :, None] == segments[:, None, None, :])
-    return attend_masked(query, key, value, mask, causal=mask is None)
-
-
-def attend_masked(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None,
-    *,
-    causal: bool = False,
-) -> jax.Array:
-    """Attention by XLA under `mask` [batch, 1, queries, keys], shapes as `attend` has them."""
     query, key, value = (a.swapaxes(1, 2) for a in (query, key, value))
-    y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=mask is None)
     return y.swapaxes(1, 2)
+
+
+def as_cached(heads: jax.Array) -> jax.Array:
+    """Keys or values [batch, kv_heads, slots, dim] as `attend_step` takes them: as they are on a
+    CPU, else side by side, [batch, slots, kv_heads * dim]; a head alone has too few channels for
+    all lanes of a TPU."""
+    if platform() == "cpu":
+        return heads
+    batch, _, slots, _ = heads.shape
+    return heads.swapaxes(1, 2).reshape(batch, slots, -1)
+
+
+def attend_step(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+    """Attention of one position of each sequence, queries [batch, heads, 1, dim] -> same, to keys
+    and values as `as_cached` gives them, under `mask` [batch, slots].
+
+    Where heads are side by side all of them are one product: every query stands in the channels of
+    its head and has zeros in those of the others. That is `kv_heads` times the operations, of which
+    there are few; head by head, products of one row of `dim` channels leave most of a TPU idle.
+    """
+    if key.ndim == 4:
+        query, key, value = (a.swapaxes(1, 2) for a in (query, key, value))
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None])
+        return y.swapaxes(1, 2)
+    batch, heads, _, dim = query.shape
+    groups = key.shape[-1] // dim
+    own = jnp.asarray(np.repeat(np.eye(groups), heads // groups, axis=0), query.dtype)[..., None]
+    scaled = query * np.float32(dim**-0.5).astype(query.dtype)
+    rows = (scaled * own).reshape(batch, heads, -1)
+    scores = jnp.einsum("bhc,bsc->bhs", rows, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1)
+    y = jnp.einsum("bhs,bsc->bhc", weights.astype(value.dtype), value)
+    return (y.reshape(batch, heads, groups, dim) * own).sum(2, keepdims=True)
 
 
 def takes_splash(query: tuple[int, ...], key: tuple[int, ...], kind: str) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from quark_jax.lm.attention import attend, attend_masked
+from quark_jax.lm.attention import as_cached, attend, attend_step
 from quark_jax.lm.config import LMConfig
 from quark_jax.lm.layout import (
     SECTIONS,
@@ -29,9 +29,7 @@ from quark_jax.nn.rotary import rotate_half
 from quark_jax.nn.stack import Stack
 
 Pair = tuple[jax.Array, jax.Array]  # keys and values
-# Those of one layer, [batch, kv_heads, slots, dim]: with the heads behind the slots, attention of
-# eight items took six times as long on a CPU (jaxlib 0.10.2).
-Cache = Pair
+Cache = Pair  # those of one layer, as `as_cached` lays them out
 
 
 class Attention(nnx.Module):
@@ -66,9 +64,9 @@ class Attention(nnx.Module):
         Shapes as `project` gives them."""
         return self._joined(attend(query, *pair, segments, kind=self.kind))
 
-    def attend_cached(self, query: jax.Array, pair: Pair, mask: jax.Array) -> jax.Array:
-        """Attention under `mask` [batch, 1, queries, keys]."""
-        return self._joined(attend_masked(query, *pair, mask))
+    def attend_cached(self, query: jax.Array, cache: Cache, mask: jax.Array) -> jax.Array:
+        """Attention of one position to the slots of `mask` [batch, slots]."""
+        return self._joined(attend_step(query, *cache, mask))
 
     def _joined(self, y: jax.Array) -> jax.Array:
         if y.shape[2] == 1:
@@ -114,8 +112,8 @@ class Block(nnx.Module):
 
     def prefill(
         self, x: jax.Array, positions: jax.Array, segments: jax.Array | None = None
-    ) -> tuple[jax.Array, Cache]:
-        """The whole sequence, and its keys and values."""
+    ) -> tuple[jax.Array, Pair]:
+        """The whole sequence, and its keys and values [batch, kv_heads, time, dim]."""
         x = batch_split(x)
         query, written = self.attention.project(self.attention_norm(x), positions)
         x = batch_split(x + self.attention.attend(query, written, segments))
@@ -124,11 +122,11 @@ class Block(nnx.Module):
     def step(
         self, x: jax.Array, positions: jax.Array, cache: Cache, slot: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, Cache]:
-        """One position [batch, 1, width], written to `slot` [] of the cache; `mask` [batch, 1, 1,
+        """One position [batch, 1, width], written to `slot` [] of the cache; `mask` [batch,
         slots] tells which slots it attends to."""
         query, written = self.attention.project(self.attention_norm(x), positions)
         cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
+            jax.lax.dynamic_update_slice_in_dim(old, as_cached(new), slot, axis=old.ndim - 2)
             for old, new in zip(cache, written, strict=True)
         )
         x = x + self.attention.attend_cached(query, cache, mask)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quark_jax.lm.attention import as_cached
 from quark_jax.lm.layout import SECTIONS, Conditions, Prefix, Targets, drop_sections
 from quark_jax.lm.model import Cache, LanguageModel
 from quark_jax.lm.segments import length_mask, open_segments
@@ -151,8 +152,9 @@ def _prefill(model, blocks, prefix: Prefix, rows: int) -> tuple[jax.Array, list[
     x, caches = prefix.features, []
     positions = prefix.positions(jnp.arange(x.shape[1]), model.config.step_stride)
     for block in blocks:
-        x, cache = block.prefill(x, positions)
-        caches.append(tuple(jnp.pad(a, ((0, 0), (0, 0), (0, rows), (0, 0))) for a in cache))
+        x, written = block.prefill(x, positions)
+        free = ((0, 0), (0, 0), (0, rows), (0, 0))
+        caches.append(tuple(as_cached(jnp.pad(a, free)) for a in written))
     last = jnp.take_along_axis(x, prefix.lengths[:, None, None] - 1, axis=1)
     return model.backbone.norm(last)[:, 0], caches
 
@@ -187,9 +189,9 @@ def _feed(
     items, start = prefix.features.shape[:2]
     x = jnp.tile(model.embed_steps(tokens), (items // tokens.shape[0], 1))[:, None]
     x += prefix.heard(state.step[None] + 1, model.config.step_stride)
-    slots = jnp.arange(state.caches[0][0].shape[2])
+    slots = jnp.arange(state.caches[0][0].shape[-2])
     steps = (slots >= start) & (slots <= start + state.step)
-    mask = ((slots < prefix.lengths[:, None]) | steps)[:, None, None]
+    mask = (slots < prefix.lengths[:, None]) | steps
     place = (prefix.lengths + state.step)[:, None]
     positions = prefix.positions(place, model.config.step_stride)
     caches = []

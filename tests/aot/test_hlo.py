@@ -23,6 +23,17 @@ HloModule jit_step, is_scheduled=true
   ROOT %flat = f32[8,16]{1,0} bitcast(%row)
 }
 
+%same (plain: f32[64]) -> f32[64] {
+  %plain = f32[64]{0} parameter(0)
+  ROOT %same.1 = f32[64]{0} bitcast(%plain)
+}
+
+%doubled (once: f32[64]) -> f32[64] {
+  %once = f32[64]{0} parameter(0)
+  %twice = f32[64]{0} fusion(%once), kind=kLoop, calls=%same
+  ROOT %sum.1 = f32[64]{0} add(%twice, %twice)
+}
+
 %body (state: (s32[], f32[4,8,16])) -> (s32[], f32[4,8,16]) {
   %state = (s32[], f32[4,8,16]{2,1,0}) parameter(0)
   %round = s32[] get-tuple-element(%state), index=0
@@ -113,6 +124,32 @@ def test_traffic_is_what_is_read_and_written():
     assert Hlo(TEXT).traffic() == 4 * (in_loop + 4 + test) + after
     assert Hlo(TEXT).traffic(once=True) == in_loop + 4 + test + after
     assert Hlo(TEXT).traffic(hbm=False) == 4 * (in_loop + 4 + test) + after + 2 * 128
+
+
+@pytest.mark.parametrize(
+    ("operation", "moved"),
+    [
+        # A part of a stack is fetched to the chip, to other memory, or put back from the chip.
+        (
+            "%a = ((f32[64]{0}), f32[16]{0:T(128)S(1)}, s32[]{:S(2)}) slice-start(%parts), "
+            "slice={[0:16]}",
+            64,
+        ),
+        ("%a = ((f32[64]{0}), f32[16]{0}, s32[]{:S(2)}) slice-start(%parts), slice={[0:16]}", 128),
+        ("%a = f32[16]{0:S(1)} slice(%parts), slice={[0:16]}", 64),
+        ("%a = f32[16]{0} slice(%parts), slice={[0:16]}", 128),
+        ("%a = bf16[16]{0} slice(%near), slice={[0:16]}", 32),
+        ("%a = f32[64]{0} dynamic-update-slice(%parts, %begin, %begin)", 8),
+        ("%a = f32[64]{0} dynamic-update-slice(%parts, %near, %begin)", 128),
+        ("%a = f32[64]{0} fusion(%parts), kind=kLoop, calls=%doubled", 512),
+        ("%a = (f32[64]{0:S(1)}, f32[64]{0}, u32[]{:S(2)}) copy-start(%parts)", 256),
+    ],
+)
+def test_traffic_of_parts(operation, moved):
+    """What stays in the memory on the chip does not count, what passes between the two does."""
+    line = "  ROOT %moved"
+    text = TEXT.replace(line, f"  {operation}\n{line}")
+    assert Hlo(text).traffic() - Hlo(TEXT).traffic() == moved
 
 
 def test_what_is_computed_twice():

@@ -1,4 +1,4 @@
-"""Attention by the TPU kernel, interpreted, is that of XLA."""
+"""The TPU kernel, interpreted, attends as XLA does; and so does a step to caches as a TPU has them."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quark_jax.lm.attention import attend, splash_flops
+from quark_jax.lm.attention import as_cached, attend, attend_step, splash_flops
 from quark_jax.nn.stack import REMAT_POLICIES
 
 
@@ -62,3 +62,14 @@ def test_operations_of_the_kernel():
     """One block: all pairs; two: three of four. Two products forward, seven backward."""
     assert splash_flops(1, 1, 128, 1, forward=1) == 128**2 * 2 * (2 + 7)
     assert splash_flops(1, 1, 1024, 1, forward=1) == 0.75 * 1024**2 * 18
+
+
+def test_heads_side_by_side_attend_as_they_do_one_by_one(monkeypatch):
+    query, key, value = inputs(time=9)
+    mask = jnp.arange(9) < jnp.array([[4], [9]])
+    apart = attend_step(query[:, :, 4:5], as_cached(key), as_cached(value), mask)
+    monkeypatch.setattr("quark_jax.lm.attention.platform", lambda: "tpu")
+    beside = as_cached(key)
+    assert beside.shape == (2, 9, 16)
+    together = attend_step(query[:, :, 4:5], beside, as_cached(value), mask)
+    np.testing.assert_allclose(together, apart, atol=1e-6)

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from quark_jax.lm.layout import Conditions, Section, drop_sections
-from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate
+from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate, generate_loop
 from quark_jax.lm.tasks import TASK_IDS
 from quark_jax.training.sharding import MeshConfig
 
@@ -111,6 +111,18 @@ def test_greedy_equals_the_uncached_reference(make, changes):
         expected = uncached_greedy(model, item(given, i), FRAMES[i])
         assert_same(codes, i, expected)
     assert len(np.unique(codes.acoustic)) > 4  # it does not say one thing only
+
+
+def test_codes_on_a_tpu_are_those_on_a_cpu(make, monkeypatch):
+    """With the caches that are laid out for it."""
+    given = make(), conditions(), FRAMES, KEYS, Sampling(0.8)
+    expected = generate(*given)
+    monkeypatch.setattr("quark_jax.lm.attention.platform", lambda: "tpu")
+    generate_loop.clear_cache()
+    codes = generate(*given)
+    generate_loop.clear_cache()
+    for ours, theirs in zip(jax.tree.leaves(codes), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_guidance_equals_the_uncached_reference(make):
