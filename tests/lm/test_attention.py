@@ -1,4 +1,4 @@
-"""The TPU kernel, interpreted, attends as XLA does; and so does a step to caches as a TPU has them."""
+"""The TPU kernel, interpreted, attends as XLA does; so does a step to caches as a TPU has them."""
 
 from functools import partial
 
