@@ -167,12 +167,7 @@ def tokenising(config: CodecTraining, mesh: Mesh, *, batch: int, seconds: float)
         None,
     )
 
-    @jax.jit
-    def encode(*arguments):
-        # Networks are written as suits the chips, not this machine.
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return encode_window(*arguments)
-
+    encode = _jitted_for(mesh, encode_window)
     return Program(
         name=f"codec {codec.name}, tokenising, {batch} recordings of {seconds:g} s",
         jitted=encode,
@@ -200,23 +195,31 @@ def sampling(config: LMTraining, mesh: Mesh, *, batch: int, seconds: float) -> P
         _array(keys.shape, keys.dtype, mesh),
     )
 
-    @jax.jit
     def generate(*arguments):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as `tokenising` has it
-            return generate_loop(*arguments, SAMPLING, frames)
+        return generate_loop(*arguments, SAMPLING, frames)
 
-    head_by_head = generate_loop.trace(*arguments, SAMPLING, frames)  # as this machine has it
     steps = int(model.pattern.steps(frames))
     return Program(
         name=f"language model, sampling, {batch} recordings of {seconds:g} s, prefix and {steps} "
         "steps",
-        jitted=generate,
+        jitted=_jitted_for(mesh, generate),
         arguments=arguments,
         parameters=nnx.state(arguments[0], nnx.Param),
-        # Chips multiply by the zeros of other heads, which the model does not have to.
-        model_flops=traced_flops(head_by_head.jaxpr, trips=steps),
+        # As the CPU of this machine has it: chips multiply by the zeros of other heads too.
+        model_flops=traced_flops(jax.jit(generate).trace(*arguments).jaxpr, trips=steps),
         trips=steps,
     )
+
+
+def _jitted_for(mesh: Mesh, function: Callable) -> Any:
+    """`function` jitted, its networks written as suits the chips of `mesh`, not this machine."""
+
+    @jax.jit
+    def jitted(*arguments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return jitted
 
 
 def _abstract_run(init: Callable, start: tuple, mesh: Mesh, rules: Any) -> Run:

@@ -40,7 +40,7 @@ from quark_jax.pipeline import SAMPLING, QuarkAudio
 from quark_jax.windows import INPUT_RATE, Job, fit
 
 INPUT, MODEL, CODEC = "input", "model", "codec"  # rows, beside TARGET
-_IN_NOISE = ("sr", "tse", "rtse")  # tasks whose degradations can be chosen
+_DEGRADED = ("sr", "tse", "rtse")  # tasks whose degradations can be chosen
 _CLEAN = Degradation(
     interference_probability=0.0,
     reverberation_probability=0.0,
@@ -101,9 +101,9 @@ def clips(
         UserError: where there is nothing to make examples of; from `Clip.make` too.
     """
     own = {"rate": rate, "split": split, "seed": seed}
-    if snr_db and name not in _IN_NOISE:
+    if snr_db and name not in _DEGRADED:
         raise UserError(
-            f"snr: noise alone is for {', '.join(_IN_NOISE)}; leave it out for task {name}"
+            f"snr: noise alone is for {', '.join(_DEGRADED)}; leave it out for task {name}"
         )
     if task(name).caption:
         source = make_source(name, entries, seconds=seconds, **own)
@@ -118,6 +118,7 @@ def clips(
     make = partial(_speech, name)
     if name == "ss":
         make, speech = _separation, _named(speech, split)
+        entries = speech  # whoever else is heard is named too
     asked = {"split": split, "language": language, "with_text": with_text, "seed": seed}
     return [
         Clip(entry.id, partial(make, entry, entries, own | {"seed": seed + number}))

@@ -11,8 +11,9 @@ from scipy.signal import correlate
 
 from data_pipelines import Entry, read_manifest, samples_manifest, write_manifest
 from data_pipelines.examples import Example, make_source
-from quark_jax import audio
+from quark_jax import audio, lm
 from quark_jax.cli import main
+from quark_jax.cli.eval import TASKS
 from quark_jax.errors import UserError
 from quark_jax.evaluation import clips, judging, mel_distance, stoi, tasks
 from quark_jax.evaluation.clips import judge, missing_packages
@@ -94,6 +95,10 @@ def test_the_voices_that_compete_are_those_of_the_mixture(entries, name):
         assert known[told["enrolment"]].speaker == speaker
 
 
+def test_all_tasks_that_have_an_input_can_be_asked_for():
+    assert tuple(task.name for task in lm.TASKS if task.input) == TASKS
+
+
 def test_events_are_asked_of_examples_as_in_training(entries):
     told = [replace(e, captions=(f"sound {i}",)) for i, e in enumerate(entries)]
     drawn = _clips("lass", told, 2)
@@ -146,6 +151,10 @@ def test_separation_is_asked_of_two_voices_and_nothing_else(entries):
             assert _is_cut_of(voice, known[told[name]].read(RATE))
         assert -6 < told["plan"]["sir_db"] < 6
     assert "si_sdr_gain" in tasks.columns("ss")
+    nobody = replace(entries[0], speaker="")
+    assert {heard.item.id for _, heard in _clips("ss", [nobody, *entries[1:]], 9)} == {
+        entry.id for entry in entries[1:]
+    }
     alone = [replace(entry, speaker="one") for entry in entries]
     with pytest.raises(UserError, match="1 named speakers in split 'heldout', but it takes 2"):
         _clips("ss", alone, 2)

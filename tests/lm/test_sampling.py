@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from quark_jax.lm.attention import attend_step
 from quark_jax.lm.layout import Conditions, Section, drop_sections
 from quark_jax.lm.sampling import GREEDY, Sampling, _pick, generate, generate_loop
 from quark_jax.lm.tasks import TASK_IDS
@@ -116,11 +117,20 @@ def test_greedy_equals_the_uncached_reference(make, changes):
 def test_codes_on_a_tpu_are_those_on_a_cpu(make, monkeypatch):
     """With the caches that are laid out for it."""
     given = make(), conditions(), FRAMES, KEYS, Sampling(0.8)
-    expected = generate(*given)
+    expected, shapes = generate(*given), []
+
+    def seen(query, key, value, mask):
+        shapes.append(key.shape)
+        return attend_step(query, key, value, mask)
+
+    monkeypatch.setattr("quark_jax.lm.model.attend_step", seen)
     monkeypatch.setattr("quark_jax.lm.attention.platform", lambda: "tpu")
     generate_loop.clear_cache()
-    codes = generate(*given)
-    generate_loop.clear_cache()
+    try:
+        codes = generate(*given)
+    finally:
+        generate_loop.clear_cache()
+    assert shapes and all(len(shape) == 3 for shape in shapes)
     for ours, theirs in zip(jax.tree.leaves(codes), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
