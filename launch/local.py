@@ -45,6 +45,8 @@ def _run(program: Sequence[str]) -> None:
         code = _first_failure(children)
     finally:
         _tell(children, signal.SIGKILL)
+        for child in children:  # none is left when this ends
+            child.wait()
     if code:
         raise SystemExit(128 - code if code < 0 else code)
 
