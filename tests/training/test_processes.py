@@ -89,7 +89,8 @@ def test_two_processes_are_one_whatever_ends_them(trainers, plan, wait_until, tm
     assert (workdir / "checkpoints" / steps[0]).is_dir()
 
     killed = job(2)
-    wait_until(written(10), killed.process, killed.said)
+    eighth = workdir / "checkpoints" / "8"
+    wait_until(lambda: eighth.is_dir() and written(9)(), killed.process, killed.said)
     killed.signal_one(signal.SIGKILL)
     before = time.monotonic()
     killed.ends(128 + signal.SIGKILL)
