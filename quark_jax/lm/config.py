@@ -36,7 +36,8 @@ class LMConfig:
       dtype: compute dtype, "float32" or "bfloat16" (parameters, softmax and loss are float32).
       attention: of whole sequences, "xla", "splash" (a TPU kernel, rows of whole 128 positions) or
         "auto", that kernel in steps for TPUs where it fits (see `quark_jax.lm.attention`).
-      scan, remat: how the layers are stored and what is recomputed (see `quark_jax.nn.stack`).
+      scan, remat: how the layers are stored and what is recomputed (see `quark_jax.nn.stack`); with
+        `remat` the loss too is taken one head at a time, and its logits are recomputed.
     """
 
     layers: int = 12

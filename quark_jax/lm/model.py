@@ -352,9 +352,7 @@ class LanguageModel(nnx.Module):
         tokens, scored = self.pattern.build(targets.acoustic, targets.semantic, frames)
         wanted, scored = self.pattern.targets(tokens, scored, frames, is_aligned(conditions.task))
         steps = jnp.where(frames > 0, self.pattern.steps(frames), 0)
-        logits = self.logits(self(conditions, tokens, steps, packing))
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
-        uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+        nats, uniform, best = self._score(self(conditions, tokens, steps, packing), wanted)
         smoothing = self.config.label_smoothing
         smoothed = (1 - smoothing) * nats + smoothing * uniform
         count = scored.sum()
@@ -363,6 +361,29 @@ class LanguageModel(nnx.Module):
             loss=jnp.where(scored, smoothed, 0).sum() / jnp.maximum(count, 1),
             nats=jnp.where(scored, nats, 0).sum(1),
             count=scored.sum(1),
-            correct=((logits.argmax(-1) == wanted) & codes).sum(1),
+            correct=((best == wanted) & codes).sum(1),
             codes=codes.sum(1),
         )
+
+    def _score(self, hidden: jax.Array, wanted: jax.Array) -> tuple[jax.Array, ...]:
+        """Cross-entropy of the tokens `wanted` [batch, rows, heads] and of the uniform distribution
+        after `hidden` [batch, rows, width], and the most probable tokens."""
+
+        def score(logits: jax.Array, wanted: jax.Array) -> tuple[jax.Array, ...]:
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
+            uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+            return nats, uniform, logits.argmax(-1)
+
+        if self.config.remat is None:
+            return score(self.logits(hidden), wanted)
+
+        # All heads' logits would take more memory than what the layers keep: one head at a time.
+        @partial(jax.checkpoint, prevent_cse=False)
+        def score_head(head: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+            kernel, wanted = head
+            return score((hidden @ kernel).astype(jnp.float32), wanted)
+
+        kernel = self.head.kernel[...].astype(hidden.dtype)
+        kernels = kernel.reshape(kernel.shape[0], self.pattern.heads, -1)
+        scores = jax.lax.map(score_head, (jnp.moveaxis(kernels, 1, 0), jnp.moveaxis(wanted, 2, 0)))
+        return tuple(jnp.moveaxis(score, 0, 2) for score in scores)

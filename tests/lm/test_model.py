@@ -254,16 +254,24 @@ def test_training_learns_a_batch_by_heart(make, pattern):
     assert last < 0.3 * first
 
 
-@pytest.mark.parametrize("remat", [None, "full"])
-def test_scanned_model_equals_the_unrolled_one(make, remat):
+@pytest.mark.parametrize("pattern", ["delay", "flat"])
+@pytest.mark.parametrize(
+    "changes", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}]
+)
+def test_what_is_scanned_or_computed_again_is_the_same(make, changes, pattern):
     conditions, targets = batch()
-    unrolled, scanned = make(), make(scan=True, remat=remat)
-    np.testing.assert_allclose(
-        loss(scanned, conditions, targets).nats,
-        loss(unrolled, conditions, targets).nats,
-        rtol=1e-5,
-        atol=1e-5,
-    )
+
+    @jax.jit
+    def learn(model):
+        def loss(model):
+            loss = model.loss(conditions, targets)
+            return loss.loss, loss
+
+        (_, loss), gradient = jax.value_and_grad(loss, has_aux=True)(model)
+        return loss, gradient.head.kernel[...], gradient.embedding.embedding[...]
+
+    plain, other = (learn(make(pattern=pattern, **more)) for more in ({}, changes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
 
 
 def test_bfloat16_compute_stays_near_float32(make):
