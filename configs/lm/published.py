@@ -33,8 +33,8 @@ base on 256 TPUs v5e, with 32 sequences on each:
         --config.lm.dtype=bfloat16 --config.lm.scan=True --config.lm.remat=full \
         --config.data.batch_size=2048
 
-prints 2.53 GiB of 16.00 GiB at the peak, a step of at least 172.64 ms, MFU at most 70.6 % (a bound;
-by the compiler's cycles 315.78 ms and 38.6 %). Sampling there, all weights and 8 recordings of 5 s
+prints 1.25 GiB of 16.00 GiB at the peak, a step of at least 173.34 ms, MFU at most 70.3 % (a bound;
+by the compiler's cycles 309.70 ms and 39.3 %). Sampling there, all weights and 8 recordings of 5 s
 on each:
 
     quark aot --topology v5e:16x16 --config configs/lm/published.py:base --program sample \

@@ -37,7 +37,7 @@ class LMConfig:
       attention: of whole sequences, "xla", "splash" (a TPU kernel, rows of whole 128 positions) or
         "auto", that kernel in steps for TPUs where it fits (see `quark_jax.lm.attention`).
       scan, remat: how the layers are stored and what is recomputed (see `quark_jax.nn.stack`); with
-        `remat` the loss too is taken one head at a time, and its logits are recomputed.
+        `remat` the loss too takes one codebook at a time, whose logits are recomputed.
     """
 
     layers: int = 12

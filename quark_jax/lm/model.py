@@ -377,7 +377,7 @@ class LanguageModel(nnx.Module):
         if self.config.remat is None:
             return score(self.logits(hidden), wanted)
 
-        # All heads' logits would take more memory than what the layers keep: one head at a time.
+        # All logits would take more memory than what the layers keep: those of one head at a time.
         @partial(jax.checkpoint, prevent_cse=False)
         def score_head(head: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
             kernel, wanted = head
