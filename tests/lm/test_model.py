@@ -274,6 +274,17 @@ def test_what_is_scanned_or_computed_again_is_the_same(make, changes, pattern):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
 
 
+@pytest.mark.parametrize(("remat", "whole"), [(None, True), ("full", False)])
+def test_logits_of_all_heads_are_not_held_where_layers_are_computed_again(make, remat, whole):
+    conditions, targets = batch()
+    model = make(remat=remat)
+    learn = jax.grad(lambda model: model.loss(conditions, targets).loss)
+    heads, size = model.pattern.heads, model.pattern.vocabulary.size
+    rows = model.pattern.steps(targets.acoustic.shape[-1]) + 1
+    logits = f"f32[{len(FRAMES)},{rows},{heads},{size}]"
+    assert (logits in str(jax.make_jaxpr(learn)(model))) is whole
+
+
 def test_bfloat16_compute_stays_near_float32(make):
     conditions, targets = batch()
     half, full = (loss(make(dtype=d), conditions, targets) for d in ("bfloat16", "float32"))

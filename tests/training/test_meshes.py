@@ -37,18 +37,18 @@ def apart(program: str, meshes: list[dict[str, int]]) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_a_step_is_the_same_on_every_mesh():
     """The loss to 1e-6; the update, as the optimisers' moments have it, and the codebooks, which
-    are taken from all items together, to 1e-5 of the language model, single arrays to 1e-4 (see
-    meshes.py). Through codec and discriminators float32 rounds to 1e-5 and 3e-5, by the CPU: 1e-4,
-    and single arrays to 3e-4. Updates are medians of the draws: where a leaky ReLU or |x| is at its
-    kink, rounding decides, and the gradient is another (3e-3 from the first draw)."""
+    are taken from all items together, to 1e-5 of the language model, and to 2e-5 through codec and
+    discriminators, where float32 rounds to 1.4e-5 though kinks are rounded off. Single arrays to
+    1e-4 (see meshes.py). Updates are medians of the draws."""
     for name, draws in apart("meshes.py", MESHES).items():
-        limits = (1e-5, 1e-4) if name.startswith("lm") else (1e-4, 3e-4)
-        assert draws[:, 0].max() <= 1e-6 and (np.median(draws[:, 1:], axis=0) <= limits).all(), name
+        allowed = 1e-5 if name.startswith("lm") else 2e-5
+        update, array = np.median(draws[:, 1:], axis=0)
+        assert draws[:, 0].max() <= 1e-6 and update <= allowed and array <= 1e-4, name
 
 
 @pytest.mark.slow
 def test_nothing_but_rounding_is_apart():
-    """In double precision, on meshes that split parameters along either side."""
+    """In double precision, kinks and all, on meshes that split parameters along either side."""
     meshes = [MESHES[0], MESHES[2], {"data": 2, "fsdp": 2, "tensor": 2}]
     for name, draws in apart("meshes_double.py", meshes).items():
         assert draws.max() <= 1e-11, name
