@@ -6,8 +6,9 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -111,3 +112,12 @@ def interruptible(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
         if again is not None:  # what was interrupted has ended
             again.cancel()
         signal.signal(number, before)
+
+
+def wait_for_interrupt() -> None:
+    """Return at the KeyboardInterrupt that `interruptible` raises. A signal that the system gives
+    to another thread wakes no main thread that waits for good; it is heard of between two sleeps.
+    """
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(0.5)

@@ -4,12 +4,10 @@ import argparse
 import os
 import signal
 import tempfile
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 from quark_jax.cli.options import model_folder, model_option, number
-from quark_jax.commands import interruptible
+from quark_jax.commands import interruptible, wait_for_interrupt
 
 
 def add_serve_command(commands) -> None:
@@ -70,6 +68,5 @@ def _serve(options: argparse.Namespace) -> None:
         blocks = page(service, Path(folder), name="/".join(model.parts[-2:]))
         address = launch(blocks, host=options.host, port=options.port, max_mb=options.max_mb)
         print(f"{address} serves {model}; Ctrl-C ends it", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        wait_for_interrupt()
         blocks.close(verbose=False)

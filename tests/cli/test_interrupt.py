@@ -3,11 +3,12 @@
 import gc
 import os
 import signal
+import threading
 import time
 
 import pytest
 
-from quark_jax.commands import guarded, interruptible
+from quark_jax.commands import guarded, interruptible, wait_for_interrupt
 
 
 def wait() -> None:
@@ -69,3 +70,19 @@ def test_an_interrupt_that_comes_too_late_is_dropped(in_the_collector):
     finally:
         signal.signal(signal.SIGINT, before)
     assert not heard
+
+
+def test_a_signal_that_another_thread_gets_ends_the_wait():
+    main = threading.get_ident()
+
+    def send() -> None:
+        time.sleep(1)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    too_late = threading.Timer(20, signal.pthread_kill, (main, signal.SIGTERM))
+    with interruptible(signal.SIGTERM):
+        threading.Thread(target=send).start()
+        too_late.start()
+        wait_for_interrupt()
+        assert not too_late.finished.is_set()
+        too_late.cancel()
