@@ -88,13 +88,14 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues = flags.FLAGS
 @contextmanager
 def interruptible(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
     """In here signal `number` raises KeyboardInterrupt, whenever it comes. JAX gives memory back in
-    a callback of Python's garbage collector; Python drops what is raised in there, so that the
-    signal has to be sent again. Only the main thread gets signals; in others this does nothing."""
+    a callback of Python's garbage collector, and weak sets forget in callbacks; Python drops what
+    is raised in there, so that the signal has to be sent again. Only the main thread gets signals;
+    in others this does nothing."""
     again: threading.Timer | None = None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal again
-        while frame is not None and frame.f_code.co_name != "_xla_gc_callback":
+        while frame is not None and not _in_callback(frame):
             frame = frame.f_back
         if frame is None:
             raise KeyboardInterrupt
@@ -112,6 +113,12 @@ def interruptible(number: signal.Signals = signal.SIGINT) -> Iterator[None]:
         if again is not None:  # what was interrupted has ended
             again.cancel()
         signal.signal(number, before)
+
+
+def _in_callback(frame: FrameType) -> bool:
+    """Whether `frame` may be a callback of the garbage collector or of a weak reference."""
+    module = frame.f_globals.get("__name__")
+    return frame.f_code.co_name == "_xla_gc_callback" or module in ("weakref", "_weakrefset")
 
 
 def wait_for_interrupt() -> None:

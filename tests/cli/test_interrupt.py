@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_an_interrupt_while_jax_frees_memory_is_not_lost(number, in_the_collecto
         in_the_collector(number)
         wait()
     assert signal.getsignal(number) is before
+
+
+def test_an_interrupt_while_a_weak_set_forgets_is_not_lost():
+    class Pending(list):
+        def append(self, item) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Thing:
+        pass
+
+    things, thing = weakref.WeakSet(), Thing()
+    things.add(thing)
+    things._iterating, things._pending_removals = {None}, Pending()  # it forgets by append
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        del thing
+        wait()
 
 
 def test_an_interrupt_that_comes_too_late_is_dropped(in_the_collector):
